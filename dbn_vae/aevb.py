@@ -1,0 +1,89 @@
+"""The static core: auto-encoding variational Bayes for one time step, applied to every step at once.
+
+    evidence    x_t ↦ psi_t(z) = exp(h_t·z − ½ zᵀ J_t z)       encoder
+    likelihood  z_t ↦ p(x_t | z_t)                             decoder
+
+The core knows neither a prior nor time.  A model supplies the prediction that meets the evidence, N(0, I) in
+the static VAE and p(z_t | z_{t-1}) or p(z_t | s_t) in its dynamic relatives, so the same weights serve all.
+
+Source: Kingma and Welling (2014), Auto-Encoding Variational Bayes; evidence as in Johnson et al. (2016).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from dbn_vae.distributions import Evidence
+from dbn_vae.likelihoods.base import Likelihood
+from dbn_vae.nn import MLP
+
+
+class ElboTerms(NamedTuple):
+    """log p(x) ≥ log_likelihood − kl, in nats, a number a sequence, not reduced."""
+
+    log_likelihood: Tensor  # (B,) E_q log p(x | z)
+    kl: Tensor  # (B,) KL(q ‖ p) of everything latent, or an unbiased estimate of it
+
+    @property
+    def elbo(self) -> Tensor:
+        return self.log_likelihood - self.kl
+
+    def weighted(self, beta: float) -> Tensor:
+        """The training objective while β < 1: it is a bound only at β = 1."""
+        return self.log_likelihood - beta * self.kl
+
+
+class AEVB(nn.Module):
+    """Encoder to evidence, decoder to likelihood; any leading dimensions."""
+
+    def __init__(
+        self,
+        n_observed: int,
+        n_latent: int,
+        likelihood: Likelihood,
+        hidden: Sequence[int] = (500,),
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.n_observed, self.n_latent = n_observed, n_latent
+        self.likelihood = likelihood
+        self.encoder = MLP(likelihood.n_features(n_observed), hidden, 2 * n_latent, activation)
+        n_out = n_observed * likelihood.n_parameters
+        self.decoder = MLP(n_latent, hidden[::-1], n_out, activation)
+
+    def evidence(self, x: Tensor, observed: Tensor) -> Evidence:
+        """(..., Z) each; zero for a frame of which nothing was observed.
+
+        The encoder says where it saw z, and how surely: h = J · location.  So J → 0 silences a latent
+        altogether, and a sharp posterior needs no large h from the network.
+        """
+        location, raw = self.encoder(self.likelihood.features(x)).chunk(2, -1)
+        seen = observed.any(-1, keepdim=True)
+        J = F.softplus(raw) * seen
+        return Evidence(J * location, J)
+
+    def decode(self, z: Tensor) -> Distribution:
+        """p(x | z), entry by entry: batch shape (..., D)."""
+        return self.likelihood(self.decoder(z))
+
+    def log_likelihood(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z) of the observed entries: (...), broadcasting x against z."""
+        return (self.decode(z).log_prob(x) * observed).sum(-1)
+
+    def mean(self, z: Tensor) -> Tensor:
+        """The value of x to show for z: (..., D)."""
+        return self.likelihood.mean(self.decode(z))
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """log (1/S) Σ_s w_s over the first dimension: the importance-weighted bound.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), eq. 8.  The weights must be sampled ones: with an
+    analytic KL inside the mean the result is no bound.
+    """
+    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))

@@ -1,0 +1,141 @@
+"""Conditional distributions as modules, and Gaussian evidence.
+
+The encoder does not return a posterior but *evidence* about z, a Gaussian factor without normalisation,
+
+    psi(z) = exp(h·z − ½ zᵀ J z),    J ≥ 0 diagonal,
+
+which any Gaussian prediction N(m, V) turns into a posterior: precision 1/V + J, mean (m/V + h) / (1/V + J).
+J = 0 says nothing: a missing frame.  The same factor serves the static VAE (prediction N(0, I)), the deep
+Markov model (prediction p(z_t | z_{t-1})) and every component of a VAE-HMM.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+)
+
+
+class Conditional(nn.Module, ABC):
+    """p(· | context): a module whose forward returns a torch Distribution."""
+
+    @abstractmethod
+    def forward(self, context: Tensor) -> Distribution: ...
+
+
+class Evidence(NamedTuple):
+    """psi(z) = exp(h·z − ½ zᵀ J z)."""
+
+    h: Tensor  # (..., Z)
+    J: Tensor  # (..., Z), ≥ 0
+
+    def log_psi(self, z: Tensor) -> Tensor:
+        """log psi(z): (...)."""
+        return (self.h * z - 0.5 * self.J * z.square()).sum(-1)
+
+    def __mul__(self, other: object) -> "Evidence":
+        """Two independent pieces of evidence about the same z."""
+        if not isinstance(other, Evidence):
+            return NotImplemented
+        return Evidence(self.h + other.h, self.J + other.J)
+
+
+def normal(mean: Tensor, scale: Tensor) -> Normal:
+    return Normal(mean, scale, validate_args=False)
+
+
+def standard_normal(like: Tensor) -> Normal:
+    """N(0, I) in the shape of a tensor."""
+    return normal(torch.zeros_like(like), torch.ones_like(like))
+
+
+def posterior(prediction: Normal, evidence: Evidence) -> Normal:
+    """N(m, V) · psi, normalised: precision 1/V + J, mean (m/V + h) / (1/V + J)."""
+    V = prediction.variance
+    shrink = 1 / (1 + V * evidence.J)  # in this form V → 0 and J → 0 are both harmless
+    return normal(shrink * (prediction.mean + V * evidence.h), (shrink * V).sqrt())
+
+
+def kl_normal(q: Normal, p: Normal) -> Tensor:
+    """KL(q ‖ p) of diagonal Gaussians, summed over the last dimension (Kingma and Welling 2014, app. B)."""
+    ratio = (q.scale / p.scale).square()
+    distance = ((q.mean - p.mean) / p.scale).square()
+    return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
+
+
+def log_normal(z: Tensor, p: Normal) -> Tensor:
+    """log N(z; m, V) of a diagonal Gaussian, summed over the last dimension."""
+    return -0.5 * (
+        ((z - p.mean) / p.scale).square() + 2 * p.scale.log() + math.log(2 * math.pi)
+    ).sum(-1)
+
+
+def draw(p: Normal, generator: torch.Generator | None, n: tuple[int, ...] = ()) -> Tensor:
+    """z = m + σ ε with ε from the given generator: n + shape, differentiable in m and σ."""
+    shape = n + tuple(p.mean.shape)
+    noise = torch.randn(shape, generator=generator, dtype=p.mean.dtype, device=p.mean.device)
+    return p.mean + p.scale * noise
+
+
+@singledispatch
+def sample(distribution: Distribution, generator: torch.Generator | None) -> Tensor:
+    """One draw with an explicit generator, which torch's own Distribution.sample does not take."""
+    raise TypeError(f"no sampler with a generator for {type(distribution).__name__}")
+
+
+@sample.register
+def _(distribution: Normal, generator: torch.Generator | None) -> Tensor:
+    return torch.normal(distribution.mean, distribution.stddev, generator=generator)
+
+
+@sample.register
+def _(distribution: MultivariateNormal, generator: torch.Generator | None) -> Tensor:
+    mean, factor = distribution.mean, distribution.scale_tril
+    noise = torch.normal(torch.zeros_like(mean), torch.ones_like(mean), generator=generator)
+    return mean + (factor @ noise[..., None]).squeeze(-1)
+
+
+@sample.register
+def _(distribution: Bernoulli, generator: torch.Generator | None) -> Tensor:
+    return torch.bernoulli(distribution.probs, generator=generator)
+
+
+@sample.register
+def _(distribution: Poisson, generator: torch.Generator | None) -> Tensor:
+    return torch.poisson(distribution.rate, generator=generator)
+
+
+@sample.register
+def _(distribution: Categorical, generator: torch.Generator | None) -> Tensor:
+    probs = distribution.probs
+    flat = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator)
+    return flat.reshape(probs.shape[:-1]).to(probs.dtype)
+
+
+def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:
+    """Σ (α − 1) log p, the log-density of Dirichlet priors up to a constant: ().
+
+    An exact zero of p is structure, not a parameter, and carries no prior.
+    """
+    weight = torch.as_tensor(concentration, dtype=log_probs.dtype, device=log_probs.device) - 1
+    return (weight * torch.where(log_probs == -math.inf, 0.0, log_probs)).sum()
+
+
+def dirichlet_mode(counts: Tensor, concentration: Tensor | float, old: Tensor) -> Tensor:
+    """argmax_p Σ (counts + α − 1) log p in each row, exact zeros of the old rows kept.
+
+    A row with nothing to learn from keeps its old value: never a row of zeros.
+    """
+    weight = (counts + concentration - 1).clamp_min(0) * (old > 0)
+    total = weight.sum(-1, keepdim=True)
+    return torch.where(total > 0, weight / total, old)

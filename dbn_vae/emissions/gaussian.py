@@ -1,0 +1,292 @@
+"""Gaussian emissions: p(x_t | s_t = k) = N(x_t; μ_k, Σ_k).
+
+Σ_k is diagonal, spherical (one variance a state), full, or full and tied (one matrix for all states).  Unobserved
+entries are integrated out: in the density by leaving them out, in the M-step by their conditional moments.
+Sums are centred at the current means, so that a large offset of the data costs no digits.
+
+The prior is hmmlearn's, written as a density whose maximum is its M-step (Huang, Acero and Hon 2001, p. 443):
+
+    log p(μ, Σ) = −½ dof log |Σ| − ½ tr Σ⁻¹ (scale · I + weight (μ − mean)(μ − mean)ᵀ) + const.
+"""
+
+import math
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, MultivariateNormal
+
+from dbn_vae.distributions import normal
+from dbn_vae.emissions.base import ClosedForm, Emission
+
+
+class GaussianPrior(NamedTuple):
+    """Prior on (μ_k, Σ_k); all zero is maximum likelihood.  mean and scale broadcast to (K, D)."""
+
+    mean: Tensor | float = 0.0
+    weight: Tensor | float = 0.0
+    scale: Tensor | float = 0.0
+    dof: float = 0.0
+
+
+class Gaussian(Emission, ClosedForm):
+    """What the four covariance types share.
+
+    Args:
+        mean: (K, D).
+        prior: see GaussianPrior.
+        floor: (D,) smallest variance allowed in each direction; the M-step maximises under that constraint.
+    """
+
+    def __init__(self, mean: Tensor, prior: GaussianPrior, floor: Tensor | None) -> None:
+        super().__init__()
+        self.n_components, self.n_features = mean.shape
+        self.mean = nn.Parameter(mean.clone())
+        self.prior = prior
+        self.floor: Tensor
+        self.register_buffer("floor", torch.zeros_like(mean[0]) if floor is None else floor)
+        self.floored: list[int] = []  # states whose variance the last M-step held at the floor
+
+    @abstractmethod
+    def covariance(self) -> Tensor:
+        """Σ_k written out: (K, D, D)."""
+
+    def prior_deviation(self) -> Tensor:
+        return self.mean - self.prior.mean
+
+    def updated_mean(self, count: Tensor, first: Tensor) -> Tensor:
+        """argmax over μ, given Σ_n w_n (K, 1 or D) and Σ_n w_n (x_n − μ_old) (K, D)."""
+        if "mean" in self.frozen:
+            return self.mean
+        weight = self.prior.weight + count
+        shift = (first - self.prior.weight * self.prior_deviation()) / weight
+        return self.mean + torch.where(weight > 0, shift, 0.0)  # a state nobody visits stays
+
+
+class DiagonalGaussian(Gaussian):
+    """Σ_k = diag(variance_k)."""
+
+    def __init__(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        prior: GaussianPrior = GaussianPrior(),
+        floor: Tensor | None = None,
+    ) -> None:
+        super().__init__(mean, prior, floor)
+        self.log_scale = nn.Parameter(0.5 * variance.log())
+
+    def variance(self) -> Tensor:
+        """(K, D)."""
+        return (2 * self.log_scale).exp().expand_as(self.mean)
+
+    def covariance(self) -> Tensor:
+        return torch.diag_embed(self.variance())
+
+    def distribution(self) -> Distribution:
+        return normal(self.mean, self.variance().sqrt())
+
+    def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
+        log_scale = self.log_scale.expand_as(self.mean)
+        terms = []
+        for k in range(
+            self.n_components
+        ):  # K passes over (..., D) instead of one (..., K, D) block
+            scaled = (x - self.mean[k]) * (-log_scale[k]).exp()
+            entry = -0.5 * scaled.square() - log_scale[k] - 0.5 * math.log(2 * math.pi)
+            terms.append((entry * observed).sum(-1))
+        return torch.stack(terms, -1)
+
+    def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """Σ w, Σ w (x − μ), Σ w (x − μ)² over observed entries: (K, D) each."""
+        count = weights.T @ observed.to(x.dtype)
+        first, second = torch.empty_like(count), torch.empty_like(count)
+        for k in range(self.n_components):
+            deviation = (x - self.mean[k]) * observed
+            first[k] = weights[:, k] @ deviation
+            second[k] = weights[:, k] @ deviation.square()
+        return count, first, second
+
+    @torch.no_grad()
+    def maximize(self, *statistics: Tensor) -> None:
+        count, first, second = statistics
+        mean = self.updated_mean(count, first)
+        shift = mean - self.mean
+        self.mean.copy_(mean)
+        if "covariance" in self.frozen:
+            return
+        prior = self.prior
+        scatter = second - 2 * shift * first + count * shift.square()
+        scatter = scatter + prior.scale + prior.weight * self.prior_deviation().square()
+        weight = count + prior.dof
+        variance = self.pooled(torch.where(weight > 0, scatter / weight, self.variance()))
+        floor = self.pooled(self.floor.expand_as(self.mean))
+        self.floored = (variance < floor).any(-1).nonzero().flatten().tolist()
+        tiny = torch.finfo(variance.dtype).tiny
+        self.log_scale.copy_(0.5 * variance.clamp_min(floor).clamp_min(tiny).log())
+
+    def pooled(self, variance: Tensor) -> Tensor:
+        """(K, D) to the shape of log_scale."""
+        return variance
+
+    def log_prior(self) -> Tensor:
+        prior, variance = self.prior, self.variance()
+        scatter = prior.scale + prior.weight * self.prior_deviation().square()
+        return -0.5 * (prior.dof * variance.log() + scatter / variance).sum()
+
+    def n_free(self) -> int:
+        means = 0 if "mean" in self.frozen else self.mean.numel()
+        return means + (0 if "covariance" in self.frozen else self.log_scale.numel())
+
+
+class SphericalGaussian(DiagonalGaussian):
+    """Σ_k = variance_k · I, with variance (K,)."""
+
+    def __init__(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        prior: GaussianPrior = GaussianPrior(),
+        floor: Tensor | None = None,
+    ) -> None:
+        super().__init__(mean, variance[:, None], prior, floor)
+
+    def pooled(self, variance: Tensor) -> Tensor:
+        return variance.mean(1, keepdim=True)
+
+
+class FullGaussian(Gaussian):
+    """Σ_k a matrix a state, kept as its Cholesky factor."""
+
+    def __init__(
+        self,
+        mean: Tensor,
+        covariance: Tensor,
+        prior: GaussianPrior = GaussianPrior(),
+        floor: Tensor | None = None,
+    ) -> None:
+        super().__init__(mean, prior, floor)
+        self.factor = nn.Parameter(torch.linalg.cholesky(covariance))
+
+    def scale_tril(self) -> Tensor:
+        """(K, D, D) lower triangular."""
+        K, D = self.mean.shape
+        return self.factor.tril().expand(K, D, D)
+
+    def covariance(self) -> Tensor:
+        L = self.scale_tril()
+        return L @ L.mT
+
+    def distribution(self) -> Distribution:
+        return MultivariateNormal(self.mean, scale_tril=self.scale_tril(), validate_args=False)
+
+    def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
+        frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, x.shape[-1])
+        covariance = self.covariance()
+        out = frames.new_zeros(len(frames), self.n_components)
+        for rows, o in patterns(seen):
+            if not o.any():
+                continue  # nothing observed, nothing learnt: log 1
+            L = self.scale_tril() if o.all() else torch.linalg.cholesky(covariance[:, o][:, :, o])
+            deviation = (frames[rows][:, o] - self.mean[:, None, o]).mT  # (K, D_o, n)
+            whitened = torch.linalg.solve_triangular(L, deviation, upper=False)
+            log_det = L.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+            constant = 0.5 * int(o.sum()) * math.log(2 * math.pi)
+            value = -0.5 * whitened.square().sum(1) - (log_det + constant)[:, None]
+            out = out.index_put((rows,), value.T)
+        return out.reshape(*x.shape[:-1], self.n_components)
+
+    def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """Σ w (K, 1), Σ w E[x − μ] (K, D), Σ w E[(x − μ)(x − μ)ᵀ] (K, D, D), given what was observed."""
+        K, D = self.mean.shape
+        covariance = self.covariance()
+        first, second = x.new_zeros(K, D), x.new_zeros(K, D, D)
+        for rows, o in patterns(observed):
+            for k in range(K):
+                w, Sigma = weights[rows, k], covariance[k]
+                deviation = (x[rows] - self.mean[k])[:, o]
+                if not o.all():
+                    # E[x_m − μ_m | x_o] = Σ_mo Σ_oo⁻¹ (x_o − μ_o); written for all entries at once
+                    gain = torch.linalg.solve(Sigma[o][:, o], Sigma[o]).T  # (D, D_o)
+                    second[k] += w.sum() * (Sigma - gain @ Sigma[o])
+                    deviation = deviation @ gain.T
+                first[k] += w @ deviation
+                second[k] += (w[:, None] * deviation).T @ deviation
+        return weights.sum(0)[:, None], first, second
+
+    @torch.no_grad()
+    def maximize(self, *statistics: Tensor) -> None:
+        count, first, second = statistics
+        mean = self.updated_mean(count, first)
+        shift = mean - self.mean
+        self.mean.copy_(mean)
+        if "covariance" in self.frozen:
+            return
+        outer = shift[:, :, None] * first[:, None, :]
+        scatter = second - outer - outer.mT
+        scatter = scatter + count[..., None] * shift[:, :, None] * shift[:, None, :]
+        deviation = self.prior_deviation()
+        scatter = scatter + self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
+        self.factor.copy_(torch.linalg.cholesky(self.floored_at(self.ratio(scatter, count))))
+
+    def prior_scale(self) -> Tensor:
+        """scale · I, or the matrix itself where the scale is one."""
+        scale = torch.as_tensor(self.prior.scale, dtype=self.mean.dtype, device=self.mean.device)
+        D = self.n_features
+        return scale if scale.dim() >= 2 else scale * torch.eye(D, dtype=scale.dtype)
+
+    def ratio(self, scatter: Tensor, count: Tensor) -> Tensor:
+        """Σ maximising −½ (count + dof) log |Σ| − ½ tr Σ⁻¹ scatter."""
+        weight = (count + self.prior.dof)[..., None]
+        fresh = (scatter + self.prior_scale()) / weight
+        return torch.where(weight > 0, fresh, self.covariance())
+
+    def floored_at(self, covariance: Tensor) -> Tensor:
+        """The maximum under Σ ⪰ diag(floor): eigenvalues of the whitened matrix held at 1."""
+        smallest = torch.finfo(covariance.dtype).eps * covariance.diagonal(dim1=-2, dim2=-1)
+        scale = self.floor.maximum(smallest.amin(-1, keepdim=True)).clamp_min(1e-300).sqrt()
+        whitened = covariance / (scale[..., :, None] * scale[..., None, :])
+        values, vectors = torch.linalg.eigh(whitened)
+        low = values[..., 0] < 1
+        self.floored = low.nonzero().flatten().tolist()
+        held = (vectors * values.clamp_min(1)[..., None, :]) @ vectors.mT
+        held = held * (scale[..., :, None] * scale[..., None, :])
+        return torch.where(low[..., None, None], held, covariance)
+
+    def log_prior(self) -> Tensor:
+        L, deviation = self.scale_tril(), self.prior_deviation()
+        log_det = 2 * L.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+        scatter = self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
+        spread = (torch.cholesky_inverse(L) * scatter).sum()
+        scale = (torch.cholesky_inverse(L) * self.prior_scale()).sum((-2, -1))
+        return -0.5 * (self.per_matrix(self.prior.dof * log_det + scale) + spread)
+
+    def per_matrix(self, values: Tensor) -> Tensor:
+        """Σ over the distinct matrices of a term that the K states each carry: (K,) to ()."""
+        return values.sum()
+
+    def n_free(self) -> int:
+        D = self.n_features
+        matrices = self.factor.numel() // D**2
+        means = 0 if "mean" in self.frozen else self.mean.numel()
+        return means + (0 if "covariance" in self.frozen else matrices * D * (D + 1) // 2)
+
+
+class TiedGaussian(FullGaussian):
+    """One Σ for all states."""
+
+    def ratio(self, scatter: Tensor, count: Tensor) -> Tensor:
+        weight = count.sum() + self.prior.dof
+        return (scatter.sum(0) + self.prior_scale()) / weight
+
+    def per_matrix(self, values: Tensor) -> Tensor:
+        return values[0]
+
+
+def patterns(observed: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The rows of each pattern of observed entries, and the pattern: most data have very few."""
+    if bool(observed.all()):
+        return [(torch.arange(len(observed), device=observed.device), observed[0])]
+    unique, inverse = observed.unique(dim=0, return_inverse=True)
+    return [((inverse == i).nonzero().flatten(), o) for i, o in enumerate(unique)]

@@ -1,0 +1,28 @@
+"""Exact inference in discrete chains; knows no model."""
+
+from dbn_vae.inference.backends import using
+from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+from dbn_vae.inference.exact import (
+    filter,
+    log_partition,
+    path_score,
+    sample,
+    smooth,
+    step,
+    viterbi,
+)
+
+__all__ = [
+    "Chain",
+    "Filtered",
+    "Path",
+    "Posterior",
+    "filter",
+    "log_partition",
+    "path_score",
+    "sample",
+    "smooth",
+    "step",
+    "using",
+    "viterbi",
+]

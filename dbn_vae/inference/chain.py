@@ -1,0 +1,91 @@
+"""The discrete chain: potentials in, posteriors out.
+
+A chain over states s_t in {0..K-1} is nothing but three tables of log-potentials,
+
+    p(s_{1:T}, evidence) = exp( log_initial(s_1) + Σ_t log_transition(s_{t-1}, s_t) + Σ_t log_emission_t(s_t) ),
+
+and it does not care whether log_emission comes from data x_t (the classical HMM), from a latent z_t, or from
+the closed-form evidence of a VAE-HMM.  −inf is an exact zero everywhere.  Steps t ≥ lengths[b] are padding.
+
+Source: Rabiner (1989), A tutorial on hidden Markov models; the convention is his: s_1 is drawn from the
+initial distribution and emits x_1 before any transition.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Chain(NamedTuple):
+    """Log-potentials of B chains of at most T steps over K states."""
+
+    log_initial: Tensor  # (K,) or (B, K)
+    log_transition: Tensor  # (K, K), (B, K, K) or (B, T-1, K, K); row i: from state i
+    log_emission: Tensor  # (B, T, K)
+    lengths: Tensor | None = None  # (B,) int64; None: every sequence is T long
+
+    def canonical(self) -> "Chain":
+        """The same chain with log_initial (B, K) and lengths (B,) written out.
+
+        Raises ValueError when the shapes do not fit together.
+        """
+        if self.log_emission.dim() != 3:
+            raise ValueError(
+                f"log_emission has shape {tuple(self.log_emission.shape)}; it must be (B, T, K)"
+            )
+        B, T, K = self.log_emission.shape
+        allowed = [(K, K), (B, K, K), (B, T - 1, K, K)]
+        if tuple(self.log_transition.shape) not in allowed:
+            raise ValueError(
+                f"log_transition has shape {tuple(self.log_transition.shape)}; "
+                f"with log_emission {(B, T, K)} it must be one of {allowed}"
+            )
+        if tuple(self.log_initial.shape) not in [(K,), (B, K)]:
+            raise ValueError(
+                f"log_initial has shape {tuple(self.log_initial.shape)}; it must be {(K,)} or {(B, K)}"
+            )
+        lengths = self.lengths
+        if lengths is None:
+            lengths = torch.full((B,), T, device=self.log_emission.device)
+        elif lengths.shape != (B,):
+            raise ValueError(f"lengths has shape {tuple(lengths.shape)}; it must be {(B,)}")
+        return Chain(self.log_initial.expand(B, K), self.log_transition, self.log_emission, lengths)
+
+    @property
+    def varies_in_time(self) -> bool:
+        return self.log_transition.dim() == 4
+
+    def mask(self) -> Tensor:
+        """True on real steps, False on padding: (B, T)."""
+        B, T, _ = self.log_emission.shape
+        if self.lengths is None:
+            return self.log_emission.new_ones(B, T, dtype=torch.bool)
+        return torch.arange(T, device=self.log_emission.device) < self.lengths[:, None]
+
+
+class Filtered(NamedTuple):
+    """What is known online: nothing here looks ahead."""
+
+    log_z: Tensor  # (B,) log p(x_{1:T})
+    probs: Tensor  # (B, T, K) p(s_t | x_{1:t}); 0 on padding
+    log_normalizer: Tensor  # (B, T) log p(x_t | x_{1:t-1}), which sums to log_z; 0 on padding
+
+
+class Posterior(NamedTuple):
+    """What is known at the end; also the gradient of log_z (Fisher's identity).
+
+    Where log_z is −inf no path is possible, there is no posterior, and gamma and xi are 0.
+    """
+
+    log_z: Tensor  # (B,) log p(x_{1:T})
+    gamma: Tensor  # (B, T, K) p(s_t | x_{1:T}) = ∂ log_z / ∂ log_emission; 0 on padding
+    xi: Tensor  # (B, K, K) Σ_t p(s_{t-1}, s_t | x_{1:T}) = ∂ log_z / ∂ log_transition;
+    #             (B, T-1, K, K), not summed, where the transitions vary in time
+
+
+class Path(NamedTuple):
+    """One state path a sequence."""
+
+    states: Tensor  # (..., B, T) int64; −1 on padding
+    score: Tensor  # (..., B) log p(states, x)

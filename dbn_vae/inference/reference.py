@@ -1,0 +1,153 @@
+"""The definition: one scan over time, read in two semirings.
+
+    a_1 = log π + l_1,    a_t(k) = l_t(k) + ⊕_j ( a_{t-1}(j) + log A_jk ),    log Z = ⊕_k a_T(k)
+
+With ⊕ = log-sum-exp that is the forward algorithm, with ⊕ = max it is Viterbi.  Every ⊕ takes the maximum of
+its own target, so states that lie hundreds of nats apart lose nothing.  Messages are normalised at each
+step (a_t ← a_t − c_t, c_t = ⊕_k a_t(k)) so that long sequences keep their digits; log Z = Σ_t c_t.
+
+Plain torch, differentiable to any order, and the oracle that every faster backend must agree with.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+
+Reduce = Callable[[Tensor, int], Tensor]
+
+
+def logsumexp(x: Tensor, dim: int) -> Tensor:
+    """log Σ exp x, with value −inf and gradient 0 (torch's is NaN) where every term is −inf."""
+    shift = x.detach().amax(dim, keepdim=True)
+    shift = torch.where(shift == -math.inf, 0.0, shift)
+    total = (x - shift).exp().sum(dim)
+    possible = total > 0
+    log_total = torch.where(possible, total, 1.0).log() + shift.squeeze(dim)
+    return torch.where(possible, log_total, -math.inf)
+
+
+def maximum(x: Tensor, dim: int) -> Tensor:
+    return x.amax(dim)
+
+
+def finite(c: Tensor) -> Tensor:
+    """The normaliser to subtract: −inf stays in the message instead of turning into NaN."""
+    return torch.where(c == -math.inf, 0.0, c)
+
+
+def transition(chain: Chain, t: int) -> Tensor:
+    """log A between steps t−1 and t, broadcastable to (B, K, K)."""
+    return chain.log_transition[:, t - 1] if chain.varies_in_time else chain.log_transition
+
+
+def forward(chain: Chain, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Normalised forward messages (B, T, K) and their log-normalisers c (B, T), 0 on padding."""
+    mask = chain.mask()
+    message = torch.zeros_like(chain.log_emission[:, 0])
+    messages, normalizers = [], []
+    for t in range(chain.log_emission.shape[1]):
+        if t == 0:
+            predicted = chain.log_initial
+        else:
+            predicted = reduce(message[:, :, None] + transition(chain, t), 1)
+        joint = predicted + chain.log_emission[:, t]
+        c = reduce(joint, -1)
+        inside = mask[:, t]
+        message = torch.where(inside[:, None], joint - finite(c)[:, None], message)
+        messages.append(message)
+        normalizers.append(torch.where(inside, c, 0.0))
+    return torch.stack(messages, 1), torch.stack(normalizers, 1)
+
+
+def total(normalizers: Tensor) -> Tensor:
+    """log Z = Σ_t c_t, added in float64 so that long float32 sequences keep their digits."""
+    return normalizers.sum(1, dtype=torch.float64).to(normalizers.dtype)
+
+
+def log_partition(chain: Chain) -> Tensor:
+    """log Z: (B,), differentiable by torch itself."""
+    _, c = forward(chain.canonical(), logsumexp)
+    return total(c)
+
+
+def filter(chain: Chain) -> Filtered:
+    chain = chain.canonical()
+    message, c = forward(chain, logsumexp)
+    return Filtered(total(c), message.exp() * chain.mask()[..., None], c)
+
+
+def smooth(chain: Chain) -> Posterior:
+    chain = chain.canonical()
+    mask = chain.mask()
+    T = chain.log_emission.shape[1]
+    message, c = forward(chain, logsumexp)
+    backward = torch.zeros_like(message[:, 0])  # b_t(i) = log p(x_{t+1:T} | s_t = i) − Σ_{u>t} c_u
+    gammas, pairs = [], []
+    for t in reversed(range(T)):
+        joint = message[:, t] + backward
+        evidence = logsumexp(joint, -1)  # 0 but for rounding, and −inf for an impossible sequence
+        gammas.append((joint - finite(evidence)[:, None]).exp() * mask[:, t, None])
+        if t == 0:
+            break
+        future = chain.log_emission[:, t] + backward - finite(c[:, t])[:, None]
+        future = transition(chain, t) + future[:, None, :]  # (B, from, to)
+        pair = (message[:, t - 1, :, None] + future - finite(evidence)[:, None, None]).exp()
+        pairs.append(pair * mask[:, t, None, None])
+        backward = torch.where(mask[:, t, None], logsumexp(future, -1), backward)
+    gamma = torch.stack(gammas[::-1], 1)
+    if chain.varies_in_time:
+        xi = torch.stack(pairs[::-1], 1) if pairs else torch.zeros_like(chain.log_transition)
+    else:
+        B, _, K = chain.log_emission.shape
+        xi = torch.stack(pairs).sum(0) if pairs else message.new_zeros(B, K, K)
+    return Posterior(total(c), gamma, xi)
+
+
+def viterbi(chain: Chain) -> Path:
+    """The most probable path; of equally probable ones, the smaller state index from the end."""
+    chain = chain.canonical()
+    mask = chain.mask()
+    message, c = forward(chain, maximum)
+    state = message[:, -1].argmax(-1)  # padding copied the last real message
+    states = [state]
+    for t in reversed(range(1, message.shape[1])):
+        arrive = transition(chain, t).expand(len(state), -1, -1)
+        column = arrive.gather(2, state[:, None, None].expand(-1, arrive.shape[1], 1)).squeeze(2)
+        best = (message[:, t - 1] + column).argmax(-1)
+        state = torch.where(mask[:, t], best, state)
+        states.append(state)
+    return Path(torch.where(mask, torch.stack(states[::-1], 1), -1), total(c))
+
+
+def sample(chain: Chain, uniform: Tensor) -> Tensor:
+    """Paths from p(s_{1:T} | x_{1:T}) by filtering forward and sampling backward.
+
+    uniform: (S, B, T) numbers in [0, 1), one a step, turned into states by the inverse distribution
+    function, so that every backend gives the same paths.  Returns (S, B, T) int64, −1 on padding.
+    """
+    chain = chain.canonical()
+    mask = chain.mask()
+    message, _ = forward(chain, logsumexp)
+    logits = message[:, -1].expand(uniform.shape[0], -1, -1)
+    states: list[Tensor] = []
+    for t in reversed(range(message.shape[1])):
+        drawn = invert(logits, uniform[..., t])
+        states.append(drawn)
+        if t > 0:
+            arrive = transition(chain, t).expand(len(mask), -1, -1).transpose(1, 2)  # (B, to, from)
+            chosen = arrive[torch.arange(len(mask), device=drawn.device), drawn]  # (S, B, from)
+            onward = message[:, t - 1] + chosen
+            logits = torch.where(mask[:, t, None], onward, message[:, t - 1].expand_as(onward))
+    return torch.where(mask, torch.stack(states[::-1], -1), -1)
+
+
+def invert(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The first state whose cumulated probability exceeds the uniform number; never one of probability 0."""
+    weight = (logits - finite(logsumexp(logits, -1))[..., None]).exp()
+    cumulated = weight.cumsum(-1)
+    above = cumulated > (uniform.to(weight.dtype) * cumulated[..., -1])[..., None]
+    return above.to(torch.int8).argmax(-1)

@@ -1,0 +1,26 @@
+"""The family: each model fills in what is its own, see base.py."""
+
+from dbn_vae.models.base import LatentModel, Model, StateModel
+from dbn_vae.models.dmm import DMM
+from dbn_vae.models.hmm import HMM
+from dbn_vae.models.recognition import STR, Filtering, PerStep, Product, Recognition
+from dbn_vae.models.switching_dmm import SwitchingDMM
+from dbn_vae.models.vae import VAE
+from dbn_vae.models.vae_hmm import VAEHMM, MeanFieldVAEHMM
+
+__all__ = [
+    "DMM",
+    "HMM",
+    "STR",
+    "VAE",
+    "VAEHMM",
+    "Filtering",
+    "LatentModel",
+    "MeanFieldVAEHMM",
+    "Model",
+    "PerStep",
+    "Product",
+    "Recognition",
+    "StateModel",
+    "SwitchingDMM",
+]

@@ -1,0 +1,89 @@
+"""What every model answers: one objective to ascend, and what follows from its kind.
+
+A `StateModel` fills in one method, chain: its states are then filtered, smoothed and decoded by the same exact
+kernels.  A `LatentModel` fills in how z is inferred and what its prior is: bounds and importance weights follow.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from dbn_vae import inference
+from dbn_vae.aevb import AEVB, ElboTerms
+from dbn_vae.inference import Chain, Filtered, Path, Posterior
+from dbn_vae.sequences import Batch
+
+Generator = torch.Generator | None
+
+
+class Model(nn.Module, ABC):
+    @abstractmethod
+    def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
+        """What training ascends: (B,), in nats; at β = 1 the log-likelihood or a lower bound of it."""
+
+
+class StateModel(Model):
+    """A model with a discrete state at every step."""
+
+    n_components: int
+
+    @abstractmethod
+    def chain(self, batch: Batch) -> Chain:
+        """The potentials of p(s_{1:T} | x_{1:T})."""
+
+    def filter(self, batch: Batch) -> Filtered:
+        return inference.filter(self.chain(batch))
+
+    def smooth(self, batch: Batch) -> Posterior:
+        return inference.smooth(self.chain(batch))
+
+    def viterbi(self, batch: Batch) -> Path:
+        return inference.viterbi(self.chain(batch))
+
+
+class LatentModel(Model):
+    """A model with a continuous latent z_t at every step, seen through the static core."""
+
+    core: AEVB
+
+    @abstractmethod
+    def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """z ~ q(z_{1:T} | x_{1:T}): (S, B, T, Z), and log q(z): (S, B)."""
+
+    @abstractmethod
+    def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
+        """log p(z_{1:T}), discrete states summed out: (S, B)."""
+
+    @abstractmethod
+    def latents(self, batch: Batch) -> Tensor:
+        """The mean of q, or its best deterministic guess: (B, T, Z)."""
+
+    @abstractmethod
+    def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
+        """The bound with everything analytic that can be (estimator B where q allows it)."""
+
+    @abstractmethod
+    def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
+        """A bound that tends to log p(x) as S grows: (B,)."""
+
+    def log_weights(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
+        """log p(x, z) − log q(z | x) of S samples: (S, B)."""
+        z, log_q = self.infer(batch, n_samples, generator)
+        return self.log_likelihood(batch, z) + self.log_prior(batch, z) - log_q
+
+    def elbo_sampled(
+        self, batch: Batch, n_samples: int = 1, generator: Generator = None
+    ) -> ElboTerms:
+        """Estimator A (Kingma and Welling 2014, eq. 6): nothing analytic, one formula for every model."""
+        z, log_q = self.infer(batch, n_samples, generator)
+        kl = log_q - self.log_prior(batch, z)
+        return ElboTerms(self.log_likelihood(batch, z).mean(0), kl.mean(0))
+
+    def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
+        """Σ_t log p(x_t | z_t) over observed entries: (S, B, T, Z) to (S, B)."""
+        return self.core.log_likelihood(batch.x, batch.observed, z).sum(-1)
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """E p(x_t | z_t) at the latents: (B, T, D), missing entries filled in."""
+        return self.core.mean(self.latents(batch))

@@ -1,0 +1,98 @@
+"""The deep Markov model: a continuous latent that moves by a learned non-linear transition.
+
+    p(z, x) = N(z_1; μ_0, V_0) Π p(z_t | z_{t-1}) Π p_θ(x_t | z_t)
+    L = Σ_t E log p(x_t | z_t) − Σ_t E KL(q(z_t | z_{t-1}, x) ‖ p(z_t | z_{t-1}))
+
+Source: Krishnan, Shalit and Sontag (2017).  A transition that forgets z_{t-1} makes it the static VAE.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
+from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, normal, sample
+from dbn_vae.models.base import Generator, LatentModel
+from dbn_vae.models.recognition import Recognition
+from dbn_vae.sequences import Batch
+
+
+class DMM(LatentModel):
+    def __init__(self, core: AEVB, transition: Conditional, recognition: Recognition) -> None:
+        super().__init__()
+        self.core, self.transition, self.recognition = core, transition, recognition
+        self.initial_mean = nn.Parameter(torch.zeros(core.n_latent))
+        self.initial_log_scale = nn.Parameter(torch.zeros(core.n_latent))
+
+    def initial(self, like: Tensor) -> Normal:
+        """p(z_1), in the shape of a tensor (..., Z)."""
+        scale = self.initial_log_scale.exp()
+        return normal(self.initial_mean.expand_as(like), scale.expand_as(like))
+
+    def trajectory(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Normal]:
+        """A path z = m + σ ∘ noise (S, B, T, Z), step by step, and the q(z_t | z_{t-1}, x) it came from."""
+        context = self.recognition.context(self.core, batch)
+        z = torch.zeros_like(noise[:, :, 0])
+        path, means, scales = [], [], []
+        for t in range(noise.shape[2]):
+            prediction = self.transition(z) if t else self.initial(z)
+            q = self.recognition.step(prediction, z, context[:, t])
+            z = q.mean + q.scale * noise[:, :, t]
+            path.append(z)
+            means.append(q.mean.expand_as(z))
+            scales.append(q.scale.expand_as(z))
+        return torch.stack(path, 2), normal(torch.stack(means, 2), torch.stack(scales, 2))
+
+    def draw_path(
+        self, batch: Batch, n_samples: int, generator: Generator
+    ) -> tuple[Tensor, Normal]:
+        return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
+
+    def predictions(self, z: Tensor) -> Normal:
+        """p(z_t | z_{t-1}) along a path, all steps at once: (S, B, T, Z)."""
+        first, later = self.initial(z[..., :1, :]), self.transition(z[..., :-1, :])
+        return normal(
+            torch.cat([first.mean, later.mean], -2), torch.cat([first.scale, later.scale], -2)
+        )
+
+    def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        z, q = self.draw_path(batch, n_samples, generator)
+        return z, (log_normal(z, q) * batch.mask).sum(-1)
+
+    def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
+        return (log_normal(z, self.predictions(z)) * batch.mask).sum(-1)
+
+    def latents(self, batch: Batch) -> Tensor:
+        return self.trajectory(batch, no_noise(self.core, batch))[0][0]
+
+    def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
+        z, q = self.draw_path(batch, n_samples, generator)
+        kl = (kl_normal(q, self.predictions(z)) * batch.mask).sum(-1)
+        return ElboTerms(self.log_likelihood(batch, z).mean(0), kl.mean(0))
+
+    def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
+        return self.elbo(batch, generator=generator).weighted(beta)
+
+    def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
+        return log_mean_exp(self.log_weights(batch, n_samples, generator))
+
+    @torch.no_grad()
+    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor]:
+        """x (T, D) and z (T, Z) of a new sequence."""
+        z = draw(self.initial(self.initial_mean), generator)
+        path = [z]
+        for _ in range(n_steps - 1):
+            path.append(z := draw(self.transition(z), generator))
+        latent = torch.stack(path)
+        return sample(self.core.decode(latent), generator), latent
+
+
+def noise_like(core: AEVB, batch: Batch, n_samples: int, generator: Generator) -> Tensor:
+    """Standard normal noise for S paths of a batch: (S, B, T, Z)."""
+    shape = (n_samples, *batch.x.shape[:2], core.n_latent)
+    return torch.randn(shape, generator=generator, dtype=batch.x.dtype, device=batch.x.device)
+
+
+def no_noise(core: AEVB, batch: Batch) -> Tensor:
+    """The noise of the central path: (1, B, T, Z)."""
+    return batch.x.new_zeros(1, *batch.x.shape[:2], core.n_latent)

@@ -1,0 +1,89 @@
+"""The classical hidden Markov model, λ = (A, B, π).
+
+    p(s, x) = π(s_1) Π_t A(s_{t-1}, s_t) Π_t p(x_t | s_t)
+
+Source: Rabiner (1989).  Labels are evidence: a step labelled j has potential −inf in every other state.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dbn_vae import inference
+from dbn_vae.emissions.base import Emission
+from dbn_vae.inference import Chain
+from dbn_vae.models.base import Generator, StateModel
+from dbn_vae.sequences import Batch
+from dbn_vae.transitions.base import Transition
+
+
+class HMM(StateModel):
+    """A transition and an emission over the same K states."""
+
+    def __init__(self, transition: Transition, emission: Emission) -> None:
+        super().__init__()
+        if transition.n_components != emission.n_components:
+            raise ValueError(
+                f"transition has {transition.n_components} states, emission {emission.n_components}"
+            )
+        self.n_components = transition.n_components
+        self.transition, self.emission = transition, emission
+
+    def chain(self, batch: Batch) -> Chain:
+        return state_chain(self.transition, self.emission.log_prob(batch.x, batch.observed), batch)
+
+    def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
+        """The exact log-likelihood; β and the generator have nothing to act on."""
+        return inference.log_partition(self.chain(batch))
+
+    @torch.no_grad()
+    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor]:
+        """x (T, D) and states (T,) of a new sequence."""
+        states = sample_states(self.transition, n_steps, generator)
+        return self.emission.sample(states, generator), states
+
+
+def state_chain(transition: Transition, potential: Tensor, batch: Batch) -> Chain:
+    """A learned chain under potentials (B, T, K) and the batch's labels."""
+    return Chain(
+        transition.log_initial(),
+        transition.log_transition(),
+        labelled(potential, batch),
+        batch.lengths,
+    )
+
+
+def sum_out_states(transition: Transition, potential: Tensor, batch: Batch) -> Tensor:
+    """FWD(π, A, potential) for each of S samples: (S, B, T, K) to (S, B)."""
+    chains = [state_chain(transition, p, batch) for p in potential]
+    return torch.stack([inference.log_partition(chain) for chain in chains])
+
+
+def labelled(log_emission: Tensor, batch: Batch) -> Tensor:
+    """The potentials with every state but a step's known label forbidden.
+
+    Raises ValueError for a label that names no state.
+    """
+    if batch.labels is None:
+        return log_emission
+    K = log_emission.shape[-1]
+    if int(batch.labels.max()) >= K:
+        raise ValueError(f"labels name state {int(batch.labels.max())}, but n_components is {K}")
+    known = batch.labels >= 0
+    other = F.one_hot(batch.labels.clamp_min(0), K) == 0
+    return log_emission.masked_fill(known[..., None] & other, -math.inf)
+
+
+def sample_states(
+    transition: Transition, n_steps: int, generator: Generator, first: int | None = None
+) -> Tensor:
+    """A path of the chain alone: (T,) int64, starting from a given state or from π."""
+    rows = transition.log_transition().exp()
+    start = transition.log_initial().exp()
+    state = torch.multinomial(start, 1, generator=generator) if first is None else None
+    path = [int(state) if state is not None else int(first or 0)]
+    for _ in range(n_steps - 1):
+        path.append(int(torch.multinomial(rows[path[-1]], 1, generator=generator)))
+    return torch.tensor(path)

@@ -1,0 +1,300 @@
+"""Sequences: a ragged, possibly incomplete data set as one object, and the padded batches cut from it.
+
+A data set is B sequences x_{1:T_b}.  It is kept flat, all frames one after the other, so that a very long
+sequence beside very short ones costs no memory; models see padded `Batch`es.  A value that is NaN is missing:
+it is stored as 0 with observed = False, so no NaN ever enters a computation or a gradient.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Some sequences of a data set, padded to the longest of them."""
+
+    x: Tensor  # (B, T, *D), 0 where not observed
+    observed: Tensor  # (B, T, *D) bool, False where missing or padding
+    lengths: Tensor  # (B,) int64
+    weights: Tensor  # (B,)
+    labels: Tensor | None  # (B, T) int64, −1 unknown
+    inputs: Tensor | None  # (B, T, U)
+    index: Tensor  # (B,) which sequences of the data set
+
+    @property
+    def mask(self) -> Tensor:
+        """True on real steps: (B, T)."""
+        return torch.arange(self.x.shape[1], device=self.x.device) < self.lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """B sequences of N frames in all."""
+
+    x: Tensor  # (N, *D), 0 where not observed
+    observed: Tensor  # (N, *D) bool
+    lengths: Tensor  # (B,) int64
+    weights: Tensor  # (B,)
+    labels: Tensor | None = None  # (N,) int64, −1 unknown
+    inputs: Tensor | None = None  # (N, U)
+
+    @classmethod
+    def from_any(
+        cls,
+        X: Any,
+        lengths: Any = None,
+        *,
+        sequence: str | None = None,
+        labels: Any = None,
+        inputs: Any = None,
+        weights: Any = None,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> "Sequences":
+        """Data in any of the usual forms.
+
+        Args:
+            X: (n, D) array or tensor with `lengths`, the B sequences stacked; a list of (T_i, *D) arrays;
+                (B, T, *D), where `lengths` may cut each sequence short; or a DataFrame whose sequences are
+                told apart by `lengths`, by the column named `sequence`, or by the first level of a MultiIndex.
+            labels: one integer a frame in the same order, or a list of (T_i,) arrays; −1 or NaN: unknown.
+            inputs: covariates u_t in the same form as X.
+            weights: (B,) non-negative weight of each sequence.
+
+        Raises:
+            ValueError: naming the argument, the offending value and the remedy.
+
+        >>> Sequences.from_any([[[1.0], [2.0]], [[float("nan")]]]).lengths
+        tensor([2, 1])
+        """
+        frames, sizes = flatten(X, lengths, sequence)
+        observed = ~np.isnan(frames)
+        if np.isinf(frames).any():
+            row = int(np.argwhere(np.isinf(frames))[0][0])
+            raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
+        N, B = len(frames), len(sizes)
+        to = {"device": device}
+        return cls(
+            x=torch.as_tensor(np.where(observed, frames, 0.0), dtype=dtype, **to),
+            observed=torch.as_tensor(observed, **to),
+            lengths=torch.as_tensor(sizes, **to),
+            weights=torch.as_tensor(check_weights(weights, B), dtype=dtype, **to),
+            labels=None
+            if labels is None
+            else torch.as_tensor(check_labels(labels, N, lengths, sequence), **to),
+            inputs=None
+            if inputs is None
+            else torch.as_tensor(check_inputs(inputs, N, lengths, sequence), dtype=dtype, **to),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.x)
+
+    @property
+    def starts(self) -> Tensor:
+        """Row of each sequence's first frame: (B,)."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    def batch(self, index: Tensor | None = None) -> Batch:
+        """The named sequences (all of them without `index`), padded."""
+        if index is None:
+            index = torch.arange(len(self), device=self.x.device)
+        lengths = self.lengths[index]
+        step = torch.arange(int(lengths.max()), device=self.x.device)
+        mask = step < lengths[:, None]
+        row = torch.where(mask, self.starts[index][:, None] + step, 0)
+
+        def padded(values: Tensor, fill: float) -> Tensor:
+            keep = mask.view(*mask.shape, *[1] * (values.dim() - 1))
+            return torch.where(keep, values[row], torch.full((), fill, dtype=values.dtype))
+
+        return Batch(
+            x=padded(self.x, 0),
+            observed=padded(self.observed, False),
+            lengths=lengths,
+            weights=self.weights[index],
+            labels=None if self.labels is None else padded(self.labels, -1),
+            inputs=None if self.inputs is None else padded(self.inputs, 0),
+            index=index,
+        )
+
+    def batches(self, max_frames: int = 2**18) -> Iterator[Batch]:
+        """Every sequence once, sequences of like length together, about max_frames padded frames each."""
+        order = self.lengths.argsort(descending=True, stable=True)
+        sizes = self.lengths[order].tolist()
+        first = 0
+        while first < len(order):
+            last = first + max(1, max_frames // sizes[first])
+            yield self.batch(order[first:last])
+            first = last
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Every sequence once in random order, batch_size sequences at a time."""
+        order = torch.randperm(len(self), generator=generator).to(self.x.device)
+        for index in order.split(batch_size):
+            yield self.batch(index)
+
+    def unbatch(self, batch: Batch, values: Tensor, out: Tensor) -> None:
+        """Write values (B, T, ...) of a batch's real steps to the rows of out (N, ...) they came from."""
+        step = torch.arange(values.shape[1], device=values.device)
+        row = self.starts[batch.index][:, None] + step
+        out[row[batch.mask]] = values[batch.mask].to(out.dtype)
+
+    def subset(self, index: Sequence[int] | Tensor) -> "Sequences":
+        """The named sequences as a data set of their own."""
+        index = torch.as_tensor(index, device=self.x.device)
+        rows = torch.cat([self.starts[b] + torch.arange(int(self.lengths[b])) for b in index])
+        return Sequences(
+            x=self.x[rows],
+            observed=self.observed[rows],
+            lengths=self.lengths[index],
+            weights=self.weights[index],
+            labels=None if self.labels is None else self.labels[rows],
+            inputs=None if self.inputs is None else self.inputs[rows],
+        )
+
+    def frames(self) -> "Sequences":
+        """Each frame a sequence of its own (T = 1): the data set of a static model."""
+        return Sequences(
+            x=self.x,
+            observed=self.observed,
+            lengths=torch.ones(self.n_frames, dtype=torch.int64, device=self.x.device),
+            weights=self.weights.repeat_interleave(self.lengths),
+            labels=self.labels,
+            inputs=self.inputs,
+        )
+
+    def to(self, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> "Sequences":
+        """The same data in another floating type and on another device."""
+        return Sequences(
+            x=self.x.to(device, dtype),
+            observed=self.observed.to(device),
+            lengths=self.lengths.to(device),
+            weights=self.weights.to(device, dtype),
+            labels=None if self.labels is None else self.labels.to(device),
+            inputs=None if self.inputs is None else self.inputs.to(device, dtype),
+        )
+
+
+def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """X in any of its forms as frames (N, *D) float64 and lengths (B,) int64."""
+    if hasattr(X, "columns"):  # a DataFrame; pandas itself need not be imported for the other forms
+        return flatten_frame(X, lengths, sequence)
+    if sequence is not None:
+        raise ValueError(
+            f"sequence={sequence!r} names a column, but X is no DataFrame; use lengths"
+        )
+    if isinstance(X, list | tuple) and len(X) and all(np.ndim(as_numpy(x)) >= 2 for x in X):
+        return flatten_list([as_numpy(x) for x in X], lengths)
+    array = as_numpy(X)
+    if array.ndim < 2:
+        raise ValueError(
+            f"X has shape {array.shape}; a sequence is (n, D): for one column use X.reshape(-1, 1)"
+        )
+    if array.ndim == 2:
+        return array, check_lengths([len(array)] if lengths is None else lengths, total=len(array))
+    B, T = array.shape[:2]
+    cut = np.full(B, T) if lengths is None else check_lengths(lengths, total=None)
+    if len(cut) != B or cut.max() > T:
+        raise ValueError(
+            f"lengths={cut.tolist()} does not fit X of shape {array.shape}: "
+            f"it needs {B} lengths of at most {T}"
+        )
+    return array[np.arange(T) < cut[:, None]], cut
+
+
+def flatten_list(arrays: list[np.ndarray], lengths: Any) -> tuple[np.ndarray, np.ndarray]:
+    if lengths is not None:
+        raise ValueError(
+            "lengths is given, but X is a list of sequences, which has its own lengths"
+        )
+    shapes = {a.shape[1:] for a in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"the sequences in X differ in their frames' shape: {sorted(shapes)}")
+    return np.concatenate(arrays), check_lengths([len(a) for a in arrays], total=None)
+
+
+def flatten_frame(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.ndarray]:
+    key = None
+    if sequence is not None:
+        if sequence not in X.columns:
+            raise ValueError(f"sequence={sequence!r} is no column of X; it has {list(X.columns)}")
+        key, X = X[sequence], X.drop(columns=sequence)
+    elif X.index.nlevels > 1:
+        key = X.index.get_level_values(0)
+    text = [c for c, kind in X.dtypes.items() if kind.kind not in "biuf"]
+    if text:
+        raise ValueError(f"columns {text} of X are not numeric; encode or drop them")
+    values = X.to_numpy(dtype=np.float64, na_value=np.nan)
+    if key is None:
+        return flatten(values, lengths, None)
+    if lengths is not None:
+        raise ValueError("lengths is given, but the DataFrame X names its sequences itself")
+    keys = np.asarray(key)
+    change = np.flatnonzero(keys[1:] != keys[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], change, [len(keys)]]))
+    if len(runs) != len(set(keys.tolist())):
+        raise ValueError("the rows of a sequence must stand together: sort X by its sequence key")
+    return values, check_lengths(runs, total=len(values))
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "X must hold numbers in one regular shape: (n, D), (B, T, D) or a list of (T_i, D)"
+        ) from error
+
+
+def check_lengths(lengths: Any, total: int | None) -> np.ndarray:
+    sizes = np.atleast_1d(np.asarray(lengths))
+    if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer) and (sizes % 1 != 0).any():
+        raise ValueError(f"lengths={lengths!r} must be a one-dimensional list of whole numbers")
+    if len(sizes) == 0 or sizes.min() < 1:
+        raise ValueError(f"lengths={sizes.tolist()}: every sequence needs at least one frame")
+    if total is not None and sizes.sum() != total:
+        raise ValueError(f"lengths sum to {sizes.sum()}, but X has {total} rows")
+    return sizes.astype(np.int64)
+
+
+def check_weights(weights: Any, B: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(B)
+    w = np.asarray(weights, dtype=np.float64)
+    if w.shape != (B,) or not (w >= 0).all() or not w.sum() > 0:
+        raise ValueError(
+            f"weights of shape {w.shape} must be {B} non-negative numbers, one a sequence, not all zero"
+        )
+    return w
+
+
+def check_labels(labels: Any, N: int, lengths: Any, sequence: str | None) -> np.ndarray:
+    if isinstance(labels, list | tuple) and len(labels) and np.ndim(labels[0]) == 1:
+        labels = np.concatenate([np.asarray(y, dtype=np.float64) for y in labels])
+    y = np.asarray(labels, dtype=np.float64).reshape(-1)
+    y = np.where(np.isnan(y), -1, y)
+    if len(y) != N or (y % 1 != 0).any() or (y < -1).any():
+        raise ValueError(
+            f"labels must be {N} whole numbers, one a frame, −1 or NaN where unknown; got {len(y)}"
+        )
+    return y.astype(np.int64)
+
+
+def check_inputs(inputs: Any, N: int, lengths: Any, sequence: str | None) -> np.ndarray:
+    u, _ = flatten(inputs, lengths, sequence)
+    if len(u) != N:
+        raise ValueError(f"inputs has {len(u)} frames, but X has {N}")
+    if not np.isfinite(u).all():
+        raise ValueError("inputs holds NaN or infinite values; covariates must be known throughout")
+    return u

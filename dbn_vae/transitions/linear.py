@@ -1,0 +1,24 @@
+"""p(z_t | z_{t-1}) = N(W z_{t-1} + b, diag σ²): the linear-Gaussian state-space model's transition."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from dbn_vae.distributions import Conditional, normal
+
+
+class Linear(Conditional):
+    """Starts as a slow drift: W = I, b = 0, σ as given."""
+
+    def __init__(self, n_latent: int, scale: float = 0.3) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(n_latent))
+        self.bias = nn.Parameter(torch.zeros(n_latent))
+        self.raw_variance = nn.Parameter(torch.full((n_latent,), math.log(math.expm1(scale**2))))
+
+    def forward(self, context: Tensor) -> Normal:
+        variance = F.softplus(self.raw_variance) + 1e-8
+        return normal(context @ self.weight.T + self.bias, variance.sqrt().expand_as(context))

@@ -1,0 +1,59 @@
+"""The same A at every step: p(s_1 = k) = π_k, p(s_t = j | s_{t-1} = i) = A_ij.
+
+A sticky chain is the same one with a Dirichlet prior that adds κ pseudo-counts of staying to each row's
+(Fox, Sudderth, Jordan and Willsky 2011).  Exact zeros in π and A are structure: no M-step revives them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dbn_vae.distributions import dirichlet_mode, log_dirichlet
+from dbn_vae.transitions.base import Transition
+
+
+class Stationary(Transition):
+    """Args:
+    startprob: (K,) π.
+    transmat: (K, K) A.
+    startprob_prior, transmat_prior: Dirichlet concentrations, broadcastable; 1 is maximum likelihood.
+    """
+
+    def __init__(
+        self,
+        startprob: Tensor,
+        transmat: Tensor,
+        startprob_prior: Tensor | float = 1.0,
+        transmat_prior: Tensor | float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.n_components = len(startprob)
+        self.initial_logits = nn.Parameter(startprob.log())
+        self.transition_logits = nn.Parameter(transmat.log())
+        self.startprob_prior, self.transmat_prior = startprob_prior, transmat_prior
+
+    def log_initial(self) -> Tensor:
+        return self.initial_logits.log_softmax(-1)
+
+    def log_transition(self) -> Tensor:
+        return self.transition_logits.log_softmax(-1)
+
+    @torch.no_grad()
+    def maximize(self, first: Tensor, pairs: Tensor) -> None:
+        if "initial" not in self.frozen:
+            old = self.log_initial().exp()
+            self.initial_logits.copy_(dirichlet_mode(first, self.startprob_prior, old).log())
+        if "transition" not in self.frozen:
+            old = self.log_transition().exp()
+            self.transition_logits.copy_(dirichlet_mode(pairs, self.transmat_prior, old).log())
+
+    def log_prior(self) -> Tensor:
+        start = log_dirichlet(self.log_initial(), self.startprob_prior)
+        return start + log_dirichlet(self.log_transition(), self.transmat_prior)
+
+    def n_free(self) -> int:
+        def free(logits: Tensor) -> int:
+            possible = (logits.log_softmax(-1).exp() > 0).sum(-1)
+            return int((possible - 1).sum())
+
+        start = 0 if "initial" in self.frozen else free(self.initial_logits)
+        return start + (0 if "transition" in self.frozen else free(self.transition_logits))
