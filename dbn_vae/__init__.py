@@ -1,0 +1,65 @@
+"""Sequences with hidden state: hidden Markov models and their deep relatives under one face."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dbn_vae.estimators import (
+        VAE,
+        VAEHMM,
+        BernoulliHMM,
+        CategoricalHMM,
+        DeepMarkovModel,
+        GaussianHMM,
+        PoissonHMM,
+        SwitchingDMM,
+    )
+    from dbn_vae.evaluation.comparison import compare
+    from dbn_vae.io import load
+    from dbn_vae.models.hmm import HMM
+    from dbn_vae.sequences import Sequences
+
+__version__ = "0.1.0"
+
+# Torch takes seconds to import; a name is fetched when it is first asked for.
+_HOMES = {
+    "BernoulliHMM": "estimators",
+    "CategoricalHMM": "estimators",
+    "DeepMarkovModel": "estimators",
+    "GaussianHMM": "estimators",
+    "HMM": "models.hmm",
+    "PoissonHMM": "estimators",
+    "Sequences": "sequences",
+    "SwitchingDMM": "estimators",
+    "VAE": "estimators",
+    "VAEHMM": "estimators",
+    "compare": "evaluation.comparison",
+    "load": "io",
+}
+
+__all__ = [
+    "HMM",
+    "VAE",
+    "VAEHMM",
+    "BernoulliHMM",
+    "CategoricalHMM",
+    "DeepMarkovModel",
+    "GaussianHMM",
+    "PoissonHMM",
+    "Sequences",
+    "SwitchingDMM",
+    "compare",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dbn_vae' has no attribute {name!r}")
+    value = getattr(import_module(f"dbn_vae.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

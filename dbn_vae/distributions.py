@@ -75,9 +75,7 @@ def kl_normal(q: Normal, p: Normal) -> Tensor:
 
 def log_normal(z: Tensor, p: Normal) -> Tensor:
     """log N(z; m, V) of a diagonal Gaussian, summed over the last dimension."""
-    return -0.5 * (
-        ((z - p.mean) / p.scale).square() + 2 * p.scale.log() + math.log(2 * math.pi)
-    ).sum(-1)
+    return -0.5 * (((z - p.mean) / p.scale).square() + 2 * p.scale.log() + math.log(2 * math.pi)).sum(-1)
 
 
 def draw(p: Normal, generator: torch.Generator | None, n: tuple[int, ...] = ()) -> Tensor:

@@ -6,7 +6,7 @@ it is stored as 0 with observed = False, so no NaN ever enters a computation or 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     weights: Tensor  # (B,)
     labels: Tensor | None  # (B, T) int64, −1 unknown
     inputs: Tensor | None  # (B, T, U)
-    index: Tensor  # (B,) which sequences of the data set
+    which: Tensor  # (B,) which sequences of the data set
 
     @property
     def mask(self) -> Tensor:
@@ -77,19 +77,22 @@ class Sequences:
             row = int(np.argwhere(np.isinf(frames))[0][0])
             raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
         N, B = len(frames), len(sizes)
-        to = {"device": device}
         return cls(
-            x=torch.as_tensor(np.where(observed, frames, 0.0), dtype=dtype, **to),
-            observed=torch.as_tensor(observed, **to),
-            lengths=torch.as_tensor(sizes, **to),
-            weights=torch.as_tensor(check_weights(weights, B), dtype=dtype, **to),
+            x=torch.as_tensor(np.where(observed, frames, 0.0), dtype=dtype, device=device),
+            observed=torch.as_tensor(observed, device=device),
+            lengths=torch.as_tensor(sizes, device=device),
+            weights=torch.as_tensor(check_weights(weights, B), dtype=dtype, device=device),
             labels=None
             if labels is None
-            else torch.as_tensor(check_labels(labels, N, lengths, sequence), **to),
+            else torch.as_tensor(check_labels(labels, N, lengths, sequence), device=device),
             inputs=None
             if inputs is None
-            else torch.as_tensor(check_inputs(inputs, N, lengths, sequence), dtype=dtype, **to),
+            else torch.as_tensor(check_inputs(inputs, N, lengths, sequence), dtype=dtype, device=device),
         )
+
+    def replace(self, **fields: Tensor) -> "Sequences":
+        """The same data set with some fields exchanged."""
+        return replace(self, **fields)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -123,7 +126,7 @@ class Sequences:
             weights=self.weights[index],
             labels=None if self.labels is None else padded(self.labels, -1),
             inputs=None if self.inputs is None else padded(self.inputs, 0),
-            index=index,
+            which=index,
         )
 
     def batches(self, max_frames: int = 2**18) -> Iterator[Batch]:
@@ -145,7 +148,7 @@ class Sequences:
     def unbatch(self, batch: Batch, values: Tensor, out: Tensor) -> None:
         """Write values (B, T, ...) of a batch's real steps to the rows of out (N, ...) they came from."""
         step = torch.arange(values.shape[1], device=values.device)
-        row = self.starts[batch.index][:, None] + step
+        row = self.starts[batch.which][:, None] + step
         out[row[batch.mask]] = values[batch.mask].to(out.dtype)
 
     def subset(self, index: Sequence[int] | Tensor) -> "Sequences":
@@ -172,6 +175,20 @@ class Sequences:
             inputs=self.inputs,
         )
 
+    def segments(self, max_length: int) -> "Sequences":
+        """The same frames with every sequence cut into nearly equal pieces of at most max_length frames."""
+        pieces = []
+        for length in self.lengths.tolist():
+            n = -(-length // max_length)
+            cuts = torch.linspace(0, length, n + 1).round().long()
+            pieces.append(cuts.diff())
+        count = torch.tensor([len(p) for p in pieces], device=self.x.device)
+        return replace(
+            self,
+            lengths=torch.cat(pieces).to(self.x.device),
+            weights=self.weights.repeat_interleave(count),
+        )
+
     def to(self, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> "Sequences":
         """The same data in another floating type and on another device."""
         return Sequences(
@@ -189,9 +206,7 @@ def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.
     if hasattr(X, "columns"):  # a DataFrame; pandas itself need not be imported for the other forms
         return flatten_frame(X, lengths, sequence)
     if sequence is not None:
-        raise ValueError(
-            f"sequence={sequence!r} names a column, but X is no DataFrame; use lengths"
-        )
+        raise ValueError(f"sequence={sequence!r} names a column, but X is no DataFrame; use lengths")
     if isinstance(X, list | tuple) and len(X) and all(np.ndim(as_numpy(x)) >= 2 for x in X):
         return flatten_list([as_numpy(x) for x in X], lengths)
     array = as_numpy(X)
@@ -213,9 +228,7 @@ def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.
 
 def flatten_list(arrays: list[np.ndarray], lengths: Any) -> tuple[np.ndarray, np.ndarray]:
     if lengths is not None:
-        raise ValueError(
-            "lengths is given, but X is a list of sequences, which has its own lengths"
-        )
+        raise ValueError("lengths is given, but X is a list of sequences, which has its own lengths")
     shapes = {a.shape[1:] for a in arrays}
     if len(shapes) > 1:
         raise ValueError(f"the sequences in X differ in their frames' shape: {sorted(shapes)}")

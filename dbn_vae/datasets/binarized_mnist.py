@@ -24,6 +24,4 @@ class BinarizedMNIST(NamedTuple):
 def load_binarized_mnist(*, data_dir: Path | str | None = None) -> BinarizedMNIST:
     """The three splits of `binarized_mnist.npz`, which stores eight pixels to the byte."""
     packed = read_arrays("binarized_mnist.npz", "train", "valid", "test", data_dir=data_dir)
-    return BinarizedMNIST(
-        *(np.unpackbits(rows, axis=1, count=784).reshape(-1, 28, 28) for rows in packed)
-    )
+    return BinarizedMNIST(*(np.unpackbits(rows, axis=1, count=784).reshape(-1, 28, 28) for rows in packed))

@@ -58,9 +58,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("DBN_VAE_CACHE") or "~/.cache/dbn_vae").expanduser()
 
 
-def read_arrays(
-    name: str, *keys: str, data_dir: Path | str | None = None
-) -> tuple[npt.NDArray[Any], ...]:
+def read_arrays(name: str, *keys: str, data_dir: Path | str | None = None) -> tuple[npt.NDArray[Any], ...]:
     """The arrays stored under `keys` in the `.npz` file `name`."""
     path = locate(name, data_dir=data_dir)
     with np.load(path, allow_pickle=False) as stored:

@@ -32,9 +32,7 @@ def load_honeybee(*, data_dir: Path | str | None = None) -> list[Dance]:
 
 
 def _dance(number: int, data_dir: Path | str | None) -> Dance:
-    x, change_points = read_arrays(
-        "honeybee_dance.npz", f"X_{number}", f"cp_{number}", data_dir=data_dir
-    )
+    x, change_points = read_arrays("honeybee_dance.npz", f"X_{number}", f"cp_{number}", data_dir=data_dir)
     change_points = change_points.astype(np.int64)
     segments = np.searchsorted(change_points, np.arange(len(x)), side="right")
     return Dance(x, change_points, segments.astype(np.int64))

@@ -19,7 +19,5 @@ def load_jsb(
 ) -> list[npt.NDArray[np.uint8]]:
     """229, 76 or 77 rolls (T_i, 88) of zeros and ones; column c is the MIDI note c + 21."""
     check_split(split, ("train", "valid", "test"))
-    roll, lengths = read_arrays(
-        "jsb_chorales.npz", f"{split}_roll", f"{split}_lengths", data_dir=data_dir
-    )
+    roll, lengths = read_arrays("jsb_chorales.npz", f"{split}_roll", f"{split}_lengths", data_dir=data_dir)
     return np.split(roll, np.cumsum(lengths)[:-1])

@@ -39,11 +39,7 @@ def load_mnist(
     """Images (N, 28, 28) in 0..255 and digits (N,); N is 60,000 for train and 10,000 for test."""
     check_split(split, tuple(_FILES))
     images, labels = (
-        read_idx(
-            locate(
-                f"mnist/{name}", data_dir=data_dir, url=_URL + name if download else None, md5=md5
-            )
-        )
+        read_idx(locate(f"mnist/{name}", data_dir=data_dir, url=_URL + name if download else None, md5=md5))
         for name, md5 in _FILES[split].items()
     )
     return images, labels

@@ -12,9 +12,7 @@ import numpy.typing as npt
 from dbn_vae.datasets.files import read_columns
 
 
-def load_nile(
-    *, data_dir: Path | str | None = None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def load_nile(*, data_dir: Path | str | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Years (100,) and volumes (100,) from `nile.csv`."""
     years, volumes = read_columns("nile.csv", "year", "volume", data_dir=data_dir)
     return years.astype(np.int64), volumes

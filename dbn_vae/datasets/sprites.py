@@ -25,9 +25,7 @@ class Sprites(NamedTuple):
     names: tuple[str, ...]
 
 
-def load_sprites(
-    split: Literal["train", "test"] = "train", *, data_dir: Path | str | None = None
-) -> Sprites:
+def load_sprites(split: Literal["train", "test"] = "train", *, data_dir: Path | str | None = None) -> Sprites:
     """1,080 clips of 120 characters, or 360 clips of 40 others; nine clips a character."""
     check_split(split, ("train", "test"))
     video, labels, attributes, names = read_arrays(

@@ -39,9 +39,7 @@ class Categorical(Emission, ClosedForm):
 
     def check(self, x: Tensor, observed: Tensor) -> None:
         if x.shape[-1] != 1:
-            raise ValueError(
-                f"X has {x.shape[-1]} columns; categorical data has one column of symbols"
-            )
+            raise ValueError(f"X has {x.shape[-1]} columns; categorical data has one column of symbols")
         symbol = (x >= 0) & (x < self.n_symbols) & (x == x.round())
         remedy = f"its symbols are 0 to {self.n_symbols - 1}; give n_features to allow for more"
         require(symbol | ~observed, x, "categorical", remedy)

@@ -90,9 +90,7 @@ class DiagonalGaussian(Gaussian):
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         log_scale = self.log_scale.expand_as(self.mean)
         terms = []
-        for k in range(
-            self.n_components
-        ):  # K passes over (..., D) instead of one (..., K, D) block
+        for k in range(self.n_components):  # K passes over (..., D) instead of one (..., K, D) block
             scaled = (x - self.mean[k]) * (-log_scale[k]).exp()
             entry = -0.5 * scaled.square() - log_scale[k] - 0.5 * math.log(2 * math.pi)
             terms.append((entry * observed).sum(-1))

@@ -17,9 +17,7 @@ class Poisson(Emission, ClosedForm):
         shape, rate: Gamma prior on each λ, log p(λ) = (shape − 1) log λ − rate λ; (1, 0) is maximum likelihood.
     """
 
-    def __init__(
-        self, rates: Tensor, shape: Tensor | float = 1.0, rate: Tensor | float = 0.0
-    ) -> None:
+    def __init__(self, rates: Tensor, shape: Tensor | float = 1.0, rate: Tensor | float = 0.0) -> None:
         super().__init__()
         self.n_components, self.n_features = rates.shape
         self.log_rates = nn.Parameter(rates.log())

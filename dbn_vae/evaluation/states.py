@@ -149,9 +149,7 @@ def effective_states(gamma: npt.ArrayLike) -> float:
     return float(np.exp(entr(share / share.sum()).sum()))
 
 
-def _count_matches(
-    true: npt.NDArray[np.int64], found: npt.NDArray[np.int64], tolerance: int
-) -> int:
+def _count_matches(true: npt.NDArray[np.int64], found: npt.NDArray[np.int64], tolerance: int) -> int:
     """The most pairs within `tolerance`: in order, the earliest partner is never a bad choice."""
     i = j = hits = 0
     while i < len(true) and j < len(found):
@@ -208,7 +206,5 @@ def _checked_lengths(lengths: npt.ArrayLike | None, n_frames: int) -> npt.NDArra
     if checked.ndim != 1 or checked.dtype.kind not in "iu" or np.any(checked < 1):
         raise ValueError(f"lengths={lengths} must be a list of integers, each at least 1")
     if checked.sum() != n_frames:
-        raise ValueError(
-            f"lengths={lengths} add up to {checked.sum()}, but there are {n_frames} frames"
-        )
+        raise ValueError(f"lengths={lengths} add up to {checked.sum()}, but there are {n_frames} frames")
     return checked.astype(np.int64)

@@ -31,9 +31,7 @@ class Chain(NamedTuple):
         Raises ValueError when the shapes do not fit together.
         """
         if self.log_emission.dim() != 3:
-            raise ValueError(
-                f"log_emission has shape {tuple(self.log_emission.shape)}; it must be (B, T, K)"
-            )
+            raise ValueError(f"log_emission has shape {tuple(self.log_emission.shape)}; it must be (B, T, K)")
         B, T, K = self.log_emission.shape
         allowed = [(K, K), (B, K, K), (B, T - 1, K, K)]
         if tuple(self.log_transition.shape) not in allowed:

@@ -18,9 +18,7 @@ class Categorical(Likelihood):
         self.n_symbols = self.n_parameters = n_symbols
 
     def forward(self, parameters: Tensor) -> TorchCategorical:
-        return TorchCategorical(
-            logits=parameters.unflatten(-1, (-1, self.n_symbols)), validate_args=False
-        )
+        return TorchCategorical(logits=parameters.unflatten(-1, (-1, self.n_symbols)), validate_args=False)
 
     def check(self, x: Tensor, observed: Tensor) -> None:
         symbol = (x >= 0) & (x < self.n_symbols) & (x == x.round())

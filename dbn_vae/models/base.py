@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from dbn_vae import inference
 from dbn_vae.aevb import AEVB, ElboTerms
+from dbn_vae.emissions.base import ClosedForm
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
 from dbn_vae.sequences import Batch
+from dbn_vae.transitions.base import Transition
 
 Generator = torch.Generator | None
 
@@ -21,6 +23,11 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         """What training ascends: (B,), in nats; at β = 1 the log-likelihood or a lower bound of it."""
+
+    def log_parameter_prior(self) -> Tensor:
+        """The log-prior of every part that has one, up to a constant: ()."""
+        parts = [m.log_prior() for m in self.modules() if isinstance(m, Transition | ClosedForm)]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
 
 
 class StateModel(Model):
@@ -72,9 +79,7 @@ class LatentModel(Model):
         z, log_q = self.infer(batch, n_samples, generator)
         return self.log_likelihood(batch, z) + self.log_prior(batch, z) - log_q
 
-    def elbo_sampled(
-        self, batch: Batch, n_samples: int = 1, generator: Generator = None
-    ) -> ElboTerms:
+    def elbo_sampled(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
         """Estimator A (Kingma and Welling 2014, eq. 6): nothing analytic, one formula for every model."""
         z, log_q = self.infer(batch, n_samples, generator)
         kl = log_q - self.log_prior(batch, z)

@@ -43,17 +43,13 @@ class DMM(LatentModel):
             scales.append(q.scale.expand_as(z))
         return torch.stack(path, 2), normal(torch.stack(means, 2), torch.stack(scales, 2))
 
-    def draw_path(
-        self, batch: Batch, n_samples: int, generator: Generator
-    ) -> tuple[Tensor, Normal]:
+    def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
 
     def predictions(self, z: Tensor) -> Normal:
         """p(z_t | z_{t-1}) along a path, all steps at once: (S, B, T, Z)."""
         first, later = self.initial(z[..., :1, :]), self.transition(z[..., :-1, :])
-        return normal(
-            torch.cat([first.mean, later.mean], -2), torch.cat([first.scale, later.scale], -2)
-        )
+        return normal(torch.cat([first.mean, later.mean], -2), torch.cat([first.scale, later.scale], -2))
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         z, q = self.draw_path(batch, n_samples, generator)

@@ -54,9 +54,7 @@ class SwitchingDMM(StateModel, LatentModel):
     def move(self, z: Tensor) -> Normal:
         """p(z_t | z_{t-1}, s_t = k): (..., Z) to (..., K, Z)."""
         each = [move(z) for move in self.moves]
-        return normal(
-            torch.stack([p.mean for p in each], -2), torch.stack([p.scale for p in each], -2)
-        )
+        return normal(torch.stack([p.mean for p in each], -2), torch.stack([p.scale for p in each], -2))
 
     def trajectory(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Normal]:
         """A path z (S, B, T, Z) and the q(z_t | z_{t-1}, x) it came from; see DMM.trajectory."""
@@ -76,9 +74,7 @@ class SwitchingDMM(StateModel, LatentModel):
             scales.append(q.scale)
         return torch.stack(path, 2), normal(torch.stack(means, 2), torch.stack(scales, 2))
 
-    def draw_path(
-        self, batch: Batch, n_samples: int, generator: Generator
-    ) -> tuple[Tensor, Normal]:
+    def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
 
     def state_potential(self, z: Tensor) -> Tensor:

@@ -151,9 +151,7 @@ class VAEHMM(HMMPrior):
         """L_1; β scales the cost of z given s."""
         return self.emission_bound(batch, 1, beta, generator)
 
-    def emission_bound(
-        self, batch: Batch, n_samples: int, beta: float, generator: Generator
-    ) -> Tensor:
+    def emission_bound(self, batch: Batch, n_samples: int, beta: float, generator: Generator) -> Tensor:
         """FWD over importance estimates of log p(x_t | s_t = k): (B,)."""
         q = self.responses(self.core.evidence(batch.x, batch.observed))
         z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)

@@ -5,9 +5,7 @@ import torch
 from dbn_vae.transitions.stationary import Stationary
 
 
-def sticky(
-    n_components: int, stickiness: float = 10.0, dtype: torch.dtype = torch.float64
-) -> Stationary:
+def sticky(n_components: int, stickiness: float = 10.0, dtype: torch.dtype = torch.float64) -> Stationary:
     """Uniform π and a mildly persistent A, with κ = stickiness pseudo-counts of staying in every state.
 
     The start stays with probability 0.9, the prior's own expectation being left to the data.

@@ -1,0 +1,23 @@
+"""Estimators: scikit-learn's and hmmlearn's verbs over the models."""
+
+from dbn_vae.estimators.base import SequenceEstimator
+from dbn_vae.estimators.bernoulli_hmm import BernoulliHMM
+from dbn_vae.estimators.categorical_hmm import CategoricalHMM
+from dbn_vae.estimators.dmm import DeepMarkovModel
+from dbn_vae.estimators.gaussian_hmm import GaussianHMM
+from dbn_vae.estimators.poisson_hmm import PoissonHMM
+from dbn_vae.estimators.switching_dmm import SwitchingDMM
+from dbn_vae.estimators.vae import VAE
+from dbn_vae.estimators.vae_hmm import VAEHMM
+
+__all__ = [
+    "VAE",
+    "VAEHMM",
+    "BernoulliHMM",
+    "CategoricalHMM",
+    "DeepMarkovModel",
+    "GaussianHMM",
+    "PoissonHMM",
+    "SequenceEstimator",
+    "SwitchingDMM",
+]

@@ -1,0 +1,207 @@
+"""The face: scikit-learn's and hmmlearn's verbs, NumPy and pandas in and out.
+
+An estimator holds hyper-parameters and, once fitted, plain arrays or a module; it translates data to `Sequences`, asks
+the layers below, and translates back.  Rows come back in the order they went in, whatever the form of X; a
+DataFrame in gives results with its index.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from dbn_vae import inference, storage
+from dbn_vae.evaluation.likelihood import Score
+from dbn_vae.inference import Chain
+from dbn_vae.models.base import StateModel
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import require_possible
+
+FORMAT = 1  # of saved estimators; raised when an older file would be misread
+
+
+class SequenceEstimator(BaseEstimator, ABC):
+    """What all estimators share: data in, scores out, files."""
+
+    dtype: ClassVar[torch.dtype] = torch.float64
+    random_state: Any
+
+    @abstractmethod
+    def fit(self, X: Any, lengths: Any = None) -> Self: ...
+
+    @abstractmethod
+    def evaluate(self, X: Any, lengths: Any = None) -> Score:
+        """Log-probability of every sequence, and what kind of number it is; see Score."""
+
+    @abstractmethod
+    def n_parameters(self) -> int:
+        """Free parameters of the fitted model."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Entries of a frame that the fitted model expects."""
+
+    @abstractmethod
+    def check(self, data: Sequences) -> None:
+        """Raise ValueError where the data lie outside the fitted model's support."""
+
+    @abstractmethod
+    def is_fitted(self) -> bool: ...
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything learnt, as tensors and JSON-able facts."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """The reverse of state."""
+
+    def score(self, X: Any, lengths: Any = None) -> float:
+        """Log-probability of the data in nats, all sequences together.
+
+        Exact for the classical models.  For the deep ones a lower bound: `evaluate` says which.
+        """
+        return self.evaluate(X, lengths).total
+
+    def save(self, path: Path | str) -> None:
+        """Write the estimator to one file (safetensors and JSON, no pickle); `dbn_vae.load` reads it."""
+        self.require_fitted()
+        tensors, facts = self.state()
+        head = {
+            "format": FORMAT,
+            "estimator": type(self).__name__,
+            "parameters": jsonable(self.get_params(deep=False)),
+            "state": facts,
+        }
+        storage.save(path, tensors, head)
+
+    def require_fitted(self) -> None:
+        if not self.is_fitted():
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError(
+                f"this {type(self).__name__} has no parameters yet: call fit, or set them by hand"
+            )
+
+    def sequences(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
+        """X in any accepted form, as the data this fitted model expects."""
+        self.require_fitted()
+        data = X if isinstance(X, Sequences) else Sequences.from_any(X, lengths, dtype=self.dtype, **fields)
+        if data.x.shape[1:] != (self.width,):
+            raise ValueError(
+                f"X has frames of shape {tuple(data.x.shape[1:])}; this model was fitted to {(self.width,)}"
+            )
+        self.check(data)
+        return data
+
+    def generator(self, random_state: Any = None) -> torch.Generator:
+        """Randomness from random_state: an int gives the same numbers at every call."""
+        chosen = self.random_state if random_state is None else random_state
+        seed = check_random_state(chosen).randint(2**31 - 1)
+        return torch.Generator().manual_seed(int(seed))
+
+
+class StateEstimator(SequenceEstimator):
+    """Models whose steps have a discrete state: decode, predict, filter."""
+
+    n_components: int
+    algorithm: str
+
+    @abstractmethod
+    def state_model(self) -> StateModel:
+        """The fitted module."""
+
+    @abstractmethod
+    def prepared(self, data: Sequences) -> Sequences:
+        """The data as the module expects them, scaled for one."""
+
+    def score_samples(self, X: Any, lengths: Any = None) -> tuple[float, np.ndarray]:
+        """The score of the data and p(s_t | whole sequence): (n, K)."""
+        return self.score(X, lengths), self.predict_proba(X, lengths)
+
+    def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """p(s_t = k | whole sequence): (n, K)."""
+        return self.over_chains(X, lengths, lambda chain: inference.smooth(chain).gamma, self.n_components)
+
+    def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """p(s_t = k | x_{1:t}), which never looks ahead: (n, K)."""
+        return self.over_chains(X, lengths, lambda chain: inference.filter(chain).probs, self.n_components)
+
+    def predict(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """States (n,) by self.algorithm: the most probable path, or step by step ("map")."""
+        return self.decode(X, lengths)[1]
+
+    def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
+        """The states (n,) and the log-probability of that path.
+
+        Args:
+            algorithm: "viterbi", the most probable path; "map", the most probable state of every step, which
+                may be a path of probability 0.
+
+        Returns:
+            The log joint probability log p(states, x) of the path returned, for both algorithms; for the
+            deep models, whose p(x) is not known, log q(states | x).
+        """
+        decoder = {"viterbi": inference.viterbi, "map": most_probable_steps}.get(algorithm or self.algorithm)
+        if decoder is None:
+            raise ValueError(f"algorithm={algorithm or self.algorithm!r}; it is 'viterbi' or 'map'")
+        scores: list[float] = []
+
+        def states(chain: Chain) -> Tensor:
+            path = decoder(chain)
+            scores.append(float((path.score - self.path_offset(chain)).sum()))
+            return path.states[..., None]
+
+        out = self.over_chains(X, lengths, states, 1)
+        return sum(scores), self.like(X, np.asarray(out)[:, 0].astype(np.int64))
+
+    def path_offset(self, chain: Chain) -> Tensor:
+        """What to take from log p(path, evidence) for decode to report: nothing, or the log evidence."""
+        return torch.zeros(())
+
+    def over_chains(self, X: Any, lengths: Any, ask: Any, width: int) -> Any:
+        """ask(chain) (B, T, width) of every batch, back in the order of the rows of X: (n, width)."""
+        data = self.prepared(self.sequences(X, lengths))
+        model = self.state_model()
+        out = torch.zeros(data.n_frames, width, dtype=torch.float64)
+        with torch.no_grad():
+            for batch in data.batches():
+                chain = model.chain(batch)
+                require_possible(inference.filter(chain).log_z, batch.which)
+                data.unbatch(batch, ask(chain).cpu(), out)
+        return self.like(X, out.numpy()) if width > 1 else out.numpy()
+
+    def like(self, X: Any, values: np.ndarray) -> Any:
+        """values with the index of X where X is a DataFrame."""
+        if isinstance(X, pd.DataFrame):
+            return pd.Series(values, X.index) if values.ndim == 1 else pd.DataFrame(values, X.index)
+        return values
+
+
+def most_probable_steps(chain: Chain) -> inference.Path:
+    """argmax_k gamma_t(k) at every step, and the joint log-probability of that path."""
+    gamma = inference.smooth(chain).gamma
+    states = torch.where(chain.mask(), gamma.argmax(-1), -1)
+    return inference.Path(states, inference.path_score(chain, states))
+
+
+def jsonable(value: Any) -> Any:
+    """Hyper-parameters as JSON; arrays become lists.  Raises TypeError for what JSON cannot hold."""
+    if isinstance(value, dict):
+        return {k: jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, np.random.RandomState):
+        return None  # a stream has moved on; a loaded model draws afresh
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"cannot save a hyper-parameter of type {type(value).__name__}")

@@ -1,0 +1,83 @@
+"""Bernoulli emissions: several yes-or-no features a step."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbn_vae.emissions.base import Emission
+from dbn_vae.emissions.bernoulli import Bernoulli
+from dbn_vae.estimators.classical import ClassicalHMM, as_array
+from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
+
+
+class BernoulliHMM(ClassicalHMM):
+    """Yes or no in every feature, independent given the state.
+
+    Args:
+        emissionprob_prior: Beta(a, a) concentration on every probability; 1 is maximum likelihood.
+
+    Attributes: startprob_ (K,), transmat_ (K, K), emissionprob_ (K, D), monitor_, restart_scores_.
+    """
+
+    letters = {"e": "emissionprob_"}
+    parts = {"e": "probs"}
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        startprob_prior: Any = 1.0,
+        transmat_prior: Any = 1.0,
+        emissionprob_prior: float = 1.0,
+        algorithm: str = "viterbi",
+        random_state: Any = None,
+        n_iter: int = 10,
+        tol: float = 1e-2,
+        verbose: bool = False,
+        params: str = "ste",
+        init_params: str = "ste",
+        implementation: str = "log",
+        *,
+        n_init: int = 4,
+    ) -> None:
+        self.n_components = n_components
+        self.startprob_prior = startprob_prior
+        self.transmat_prior = transmat_prior
+        self.emissionprob_prior = emissionprob_prior
+        self.algorithm = algorithm
+        self.random_state = random_state
+        self.n_iter = n_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.params = params
+        self.init_params = init_params
+        self.implementation = implementation
+        self.n_init = n_init
+
+    def emission(self) -> Bernoulli:
+        probs = np.asarray(self.emissionprob_, dtype=np.float64)
+        if probs.ndim != 2 or len(probs) != self.n_components or ((probs < 0) | (probs > 1)).any():
+            raise ValueError(
+                f"emissionprob_ of shape {probs.shape} must be ({self.n_components}, D) in [0, 1]"
+            )
+        return Bernoulli(torch.as_tensor(probs))
+
+    def first_emission(self, data: Sequences) -> Bernoulli:
+        mean = data.x.sum(0) / data.observed.sum(0).clamp_min(1)
+        return Bernoulli(mean.expand(self.n_components, -1))
+
+    def prepare(self, model: HMM, data: Sequences) -> None:
+        super().prepare(model, data)
+        assert isinstance(model.emission, Bernoulli)
+        model.emission.ones = model.emission.zeros = float(self.emissionprob_prior)
+
+    @property
+    def n_features(self) -> int:
+        """Columns of X, hmmlearn's name for it."""
+        return self.width
+
+    def absorb(self, emission: Emission, letters: str) -> None:
+        assert isinstance(emission, Bernoulli)
+        if "e" in letters:
+            self.emissionprob_ = as_array(emission.probs())

@@ -1,0 +1,77 @@
+"""Categorical emissions under hmmlearn's name."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbn_vae.emissions.base import Emission
+from dbn_vae.emissions.categorical import Categorical
+from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked
+from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
+
+
+class CategoricalHMM(ClassicalHMM):
+    """Symbols 0..n_features − 1, one column; hmmlearn's CategoricalHMM.
+
+    Args:
+        n_features: how many symbols there are; without it, those of the training data.
+
+    Attributes: startprob_ (K,), transmat_ (K, K), emissionprob_ (K, V), monitor_, restart_scores_.
+    """
+
+    letters = {"e": "emissionprob_"}
+    parts = {"e": "probs"}
+    clustered = False
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        startprob_prior: Any = 1.0,
+        transmat_prior: Any = 1.0,
+        *,
+        emissionprob_prior: Any = 1.0,
+        n_features: int | None = None,
+        algorithm: str = "viterbi",
+        random_state: Any = None,
+        n_iter: int = 10,
+        tol: float = 1e-2,
+        verbose: bool = False,
+        params: str = "ste",
+        init_params: str = "ste",
+        implementation: str = "log",
+        n_init: int = 4,
+    ) -> None:
+        self.n_components = n_components
+        self.startprob_prior = startprob_prior
+        self.transmat_prior = transmat_prior
+        self.emissionprob_prior = emissionprob_prior
+        self.n_features = n_features
+        self.algorithm = algorithm
+        self.random_state = random_state
+        self.n_iter = n_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.params = params
+        self.init_params = init_params
+        self.implementation = implementation
+        self.n_init = n_init
+
+    def emission(self) -> Categorical:
+        V = np.asarray(self.emissionprob_).shape[-1]
+        return Categorical(checked("emissionprob_", self.emissionprob_, (self.n_components, V)))
+
+    def first_emission(self, data: Sequences) -> Categorical:
+        V = self.n_features or int(data.x.max()) + 1
+        return Categorical(torch.full((self.n_components, V), 1 / V, dtype=self.dtype))
+
+    def prepare(self, model: HMM, data: Sequences) -> None:
+        super().prepare(model, data)
+        assert isinstance(model.emission, Categorical)
+        model.emission.concentration = torch.as_tensor(self.emissionprob_prior, dtype=self.dtype)
+
+    def absorb(self, emission: Emission, letters: str) -> None:
+        assert isinstance(emission, Categorical)
+        if "e" in letters:
+            self.emissionprob_ = as_array(emission.probs())

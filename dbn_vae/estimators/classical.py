@@ -1,0 +1,253 @@
+"""Classical hidden Markov models under hmmlearn's names, order of arguments, shapes and parameter letters.
+
+The fitted attributes are plain NumPy arrays and are the truth: set them by hand and every verb works; a torch
+module is built from them for each call.  New options are keyword-only.
+"""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dbn_vae.emissions.base import Emission
+from dbn_vae.estimators.base import StateEstimator
+from dbn_vae.estimators.monitor import ConvergenceMonitor
+from dbn_vae.evaluation.likelihood import Score, exact
+from dbn_vae.models.hmm import HMM, sample_states
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import em
+from dbn_vae.training.initialise import cluster, randomly, start
+from dbn_vae.transitions.stationary import Stationary
+
+
+class ClassicalHMM(StateEstimator):
+    """What the families share; a family says how its emission is built from its attributes and back."""
+
+    letters: ClassVar[dict[str, str]]  # parameter letter to fitted attribute, s and t left out
+    parts: ClassVar[dict[str, str]]  # parameter letter to the emission's own name for it
+    clustered: ClassVar[bool] = True  # k-means makes sense on these frames
+
+    startprob_prior: Any
+    transmat_prior: Any
+    n_iter: int
+    tol: float
+    verbose: bool
+    params: str
+    init_params: str
+    n_init: int
+
+    @abstractmethod
+    def emission(self) -> Emission:
+        """The emission with the fitted attributes."""
+
+    @abstractmethod
+    def first_emission(self, data: Sequences) -> Emission:
+        """An emission of the right size for the data, its values about to be replaced."""
+
+    @abstractmethod
+    def absorb(self, emission: Emission, letters: str) -> None:
+        """Copy the emission's parameters of these letters to the fitted attributes."""
+
+    # -- learning
+
+    def fit(self, X: Any, lengths: Any = None, *, labels: Any = None, sample_weight: Any = None) -> Self:
+        """Fit by EM, from n_init starts, and keep the best.
+
+        Args:
+            X, lengths: data in any form that Sequences.from_any takes; NaN is missing.
+            labels: known states, one a frame, −1 where unknown.
+            sample_weight: (B,) weight of each sequence.
+
+        On Ctrl-C the best parameters so far are kept before the interrupt goes on.
+        """
+        data = self.sequences_to_fit(X, lengths, labels, sample_weight)
+        generator = self.generator()
+        fixed = not set(self.init_params) & set("st" + "".join(self.letters))
+        best: HMM | None = None
+        highest = -np.inf
+        self.restart_scores_: list[float] = []
+        try:
+            for restart in range(1 if fixed else self.n_init):
+                model = self.started(data, generator, restart)
+                monitor = ConvergenceMonitor(self.tol, self.n_iter, self.verbose)
+                if best is None:
+                    best, self.monitor_ = model, monitor
+                objective = self.climb(model, data, monitor)
+                self.restart_scores_.append(monitor.history[-1])
+                if objective > highest:
+                    highest, best, self.monitor_ = objective, model, monitor
+        finally:
+            if best is not None:
+                self.keep(best)
+        return self
+
+    def sequences_to_fit(self, X: Any, lengths: Any, labels: Any, sample_weight: Any) -> Sequences:
+        if isinstance(X, Sequences):
+            return X
+        return Sequences.from_any(X, lengths, labels=labels, weights=sample_weight, dtype=self.dtype)
+
+    def climb(self, model: HMM, data: Sequences, monitor: ConvergenceMonitor) -> float:
+        """EM until the log-likelihood gains less than tol, or n_iter updates; the final objective."""
+        objective = -np.inf
+        with tqdm(total=self.n_iter, desc=type(self).__name__, disable=not self.verbose, leave=False) as bar:
+            for step in em(model, data):
+                monitor.history.append(step.log_likelihood)
+                objective = step.objective
+                if monitor.converged or monitor.iter >= self.n_iter:
+                    break
+                # hmmlearn updates once more after the gain falls under tol, and so do we
+                small = len(monitor.history) > 1 and step.log_likelihood - monitor.history[-2] < self.tol
+                monitor.converged = small
+                bar.update()
+                bar.set_postfix(log_likelihood=f"{step.log_likelihood:.4f}")
+        return objective
+
+    def started(self, data: Sequences, generator: torch.Generator, restart: int) -> HMM:
+        """A model to climb from: attributes that init_params does not name keep their values."""
+        own = {"startprob_": "s", "transmat_": "t"} | {a: letter for letter, a in self.letters.items()}
+        fresh = {letter for a, letter in own.items() if letter in self.init_params or not hasattr(self, a)}
+        K = self.n_components
+        emission = self.first_emission(data) if fresh - {"s", "t"} else self.emission()
+        emission.check(data.x, data.observed)
+        uniform = torch.full((K,), 1 / K, dtype=self.dtype)
+        model = HMM(Stationary(uniform, uniform.expand(K, K).clone()), emission)
+        if fresh:
+            use_clusters = self.clustered and restart % 4 != 3  # every fourth start is a random one
+            responsibilities = (cluster if use_clusters else randomly)(data, K, generator)
+            start(model, data, responsibilities)
+        if fresh != set(own.values()):
+            kept = {a: getattr(self, a) for a, letter in own.items() if letter not in fresh}
+            self.absorb(model.emission, "".join(fresh))
+            self.absorb_chain(model, "".join(fresh))
+            for attribute, value in kept.items():
+                setattr(self, attribute, value)
+            model = self.state_model()
+        self.prepare(model, data)
+        return model
+
+    def prepare(self, model: HMM, data: Sequences) -> None:
+        """Priors and frozen parts."""
+        chain = model.transition
+        assert isinstance(chain, Stationary)
+        chain.startprob_prior = torch.as_tensor(self.startprob_prior, dtype=self.dtype)
+        chain.transmat_prior = torch.as_tensor(self.transmat_prior, dtype=self.dtype)
+        chain.frozen = frozenset(
+            name for letter, name in (("s", "initial"), ("t", "transition")) if letter not in self.params
+        )
+        model.emission.frozen = frozenset(
+            name for letter, name in self.parts.items() if letter not in self.params
+        )
+
+    def keep(self, model: HMM) -> None:
+        self.absorb_chain(model, "st")
+        self.absorb(model.emission, "".join(self.letters))
+        self.n_free_ = model.transition.n_free() + model.emission.n_free()
+
+    def absorb_chain(self, model: HMM, letters: str) -> None:
+        if "s" in letters:
+            self.startprob_ = as_array(model.transition.log_initial().exp())
+        if "t" in letters:
+            self.transmat_ = as_array(model.transition.log_transition().exp())
+
+    # -- asking
+
+    def is_fitted(self) -> bool:
+        attributes = ["startprob_", "transmat_", *self.letters.values()]
+        return all(hasattr(self, a) for a in attributes)
+
+    def state_model(self) -> HMM:
+        startprob = checked("startprob_", self.startprob_, (self.n_components,))
+        transmat = checked("transmat_", self.transmat_, (self.n_components, self.n_components))
+        return HMM(Stationary(startprob, transmat), self.emission())
+
+    @property
+    def width(self) -> int:
+        return self.emission().n_features
+
+    def prepared(self, data: Sequences) -> Sequences:
+        return data
+
+    def evaluate(self, X: Any, lengths: Any = None) -> Score:
+        """The exact log-likelihood of every sequence."""
+        self.require_fitted()
+        return exact(self.state_model(), self.sequences(X, lengths))
+
+    def check(self, data: Sequences) -> None:
+        self.emission().check(data.x, data.observed)
+
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, currstate: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A new sequence: X (n_samples, n_features) and its states (n_samples,).
+
+        currstate: the state of the first step, drawn from startprob_ unless given.
+        """
+        self.require_fitted()
+        generator = self.generator(random_state)
+        model = self.state_model()
+        with torch.no_grad():
+            states = sample_states(model.transition, n_samples, generator, currstate)
+            x = model.emission.sample(states, generator)
+        return as_array(x), states.numpy()
+
+    def get_stationary_distribution(self) -> np.ndarray:
+        """The π with π A = π: (K,)."""
+        self.require_fitted()
+        K = self.n_components
+        system = np.vstack([self.transmat_.T - np.eye(K), np.ones(K)])
+        solution, *_ = np.linalg.lstsq(system, np.append(np.zeros(K), 1.0), rcond=None)
+        return np.asarray(np.clip(solution, 0, None) / np.clip(solution, 0, None).sum())
+
+    def n_parameters(self) -> int:
+        """Free parameters: structural zeros and what params froze left out."""
+        self.require_fitted()
+        if hasattr(self, "n_free_"):
+            return self.n_free_
+        model = self.state_model()
+        return model.transition.n_free() + model.emission.n_free()
+
+    def aic(self, X: Any, lengths: Any = None) -> float:
+        """−2 log p(x) + 2 · free parameters."""
+        return -2 * self.score(X, lengths) + 2 * self.n_parameters()
+
+    def bic(self, X: Any, lengths: Any = None) -> float:
+        """−2 log p(x) + log(n) · free parameters, n the number of frames."""
+        n = self.sequences(X, lengths).n_frames
+        return -2 * self.score(X, lengths) + float(np.log(n)) * self.n_parameters()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        attributes = ["startprob_", "transmat_", *self.letters.values()]
+        tensors = {a: torch.as_tensor(getattr(self, a), dtype=self.dtype) for a in attributes}
+        monitor = getattr(self, "monitor_", None)
+        history = monitor.history if monitor else []
+        facts = {
+            "history": history,
+            "converged": bool(monitor and monitor.converged),
+            "n_free": self.n_parameters(),
+        }
+        return tensors, facts
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        for name, value in tensors.items():
+            setattr(self, name, value.numpy())
+        self.monitor_ = ConvergenceMonitor(
+            self.tol, self.n_iter, self.verbose, facts["history"], facts["converged"]
+        )
+        self.n_free_ = facts["n_free"]
+
+
+def as_array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy().copy()
+
+
+def checked(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+    """Probabilities given by hand or fitted, as a tensor; raises ValueError unless rows sum to 1."""
+    probs = np.asarray(value, dtype=np.float64)
+    if probs.shape != shape:
+        raise ValueError(f"{name} has shape {probs.shape}; with n_components={shape[0]} it must be {shape}")
+    if (probs < 0).any() or not np.allclose(probs.sum(-1), 1.0):
+        raise ValueError(f"{name} must hold probabilities; its rows sum to {probs.sum(-1)}")
+    return torch.as_tensor(probs)

@@ -1,0 +1,297 @@
+"""What the deep estimators share: scaling, training, honest scores.
+
+Training follows one recipe. The static core is pre-trained on single frames, the model takes its own start from
+it, and then everything ascends the bound together while β rises; a part of the sequences is kept apart,
+their bound is watched once β = 1, and the best parameters seen are the ones kept.
+
+Real data are standardised inside, and every score is given back in nats per the data's own units, so that the
+numbers stand beside a classical model's.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dbn_vae.aevb import AEVB
+from dbn_vae.estimators.base import SequenceEstimator
+from dbn_vae.evaluation.likelihood import Score, elbo, iwae
+from dbn_vae.likelihoods import Likelihood, named
+from dbn_vae.models.base import LatentModel
+from dbn_vae.models.vae import VAE as StaticVAE
+from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.training.sgvb import AscentStep, Objective, ascend, ramp
+
+
+class Curve(NamedTuple):
+    """What was seen at one look at the validation sequences."""
+
+    update: int
+    train: float  # objective per frame, averaged since the last look
+    validation: float  # bound per frame
+
+
+class DeepEstimator(SequenceEstimator):
+    """Args common to all (see each model for its own).
+
+    likelihood: "gaussian", "bernoulli", "categorical" or "poisson".
+    hidden: widths of the encoder's hidden layers; the decoder's are the same reversed.
+    n_updates: gradient steps of joint training, after n_pretrain on single frames.
+    warm_up: updates in which β rises from 0.01 to 1.
+    max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
+    validation: share of the sequences (or pieces) kept apart to choose the best parameters; 0 for none.
+    n_samples: S of the importance bound that score reports.
+    """
+
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    n_latent: int
+    likelihood: str
+    hidden: tuple[int, ...]
+    n_updates: int
+    n_pretrain: int
+    warm_up: int
+    batch_size: int
+    learning_rate: float
+    max_length: int | None
+    validation: float
+    standardize: bool
+    n_samples: int
+    device: str
+    verbose: bool
+
+    @abstractmethod
+    def build(self, core: AEVB) -> LatentModel:
+        """An untrained model around a core."""
+
+    @abstractmethod
+    def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
+        """The model's own start, given a pre-trained core and (scaled) data."""
+
+    def fit(self, X: Any, lengths: Any = None, *, labels: Any = None, sample_weight: Any = None) -> Self:
+        """Train on data in any form that Sequences.from_any takes.
+
+        Args:
+            labels: known states, one a frame, −1 where unknown; for models with states.
+            sample_weight: (B,) weight of each sequence.
+
+        On Ctrl-C the best parameters so far are kept before the interrupt goes on.
+        """
+        generator = self.generator()
+        data = Sequences.from_any(X, lengths, labels=labels, weights=sample_weight, dtype=self.dtype)
+        self.size_up(data)
+        self.check(data)
+        data = self.prepared(data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            self.module_ = self.new_module()
+        train, validation = self.split(data, generator)
+        static = StaticVAE(self.module_.core)
+        self.history_: list[Curve] = []
+        self.climb(static, train.frames(), None, self.n_pretrain, "core", generator)
+        self.begin(self.module_, train, generator)
+        self.climb(self.module_, train, validation, self.n_updates, "joint", generator)
+        return self
+
+    def size_up(self, data: Sequences) -> None:
+        """Everything that must be known of the data before a module can be built."""
+        if data.x.dim() != 2:
+            raise ValueError(f"X has frames of shape {tuple(data.x.shape[1:])}; these models take vectors")
+        self.width_ = data.x.shape[1]
+        self.n_symbols_ = int(data.x.max()) + 1 if self.likelihood == "categorical" else None
+        self.center_, self.scale_ = torch.zeros(self.width_), torch.ones(self.width_)
+        if self.likelihood == "gaussian" and self.standardize:
+            count = data.observed.sum(0).clamp_min(1)
+            self.center_ = data.x.sum(0) / count
+            spread = (((data.x - self.center_) * data.observed).square().sum(0) / count).sqrt()
+            self.scale_ = torch.where(spread > 0, spread, 1.0)
+
+    def new_module(self) -> LatentModel:
+        core = AEVB(self.width_, self.n_latent, self.family(), tuple(self.hidden))
+        return self.build(core).to(self.where())
+
+    def where(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def prepared(self, data: Sequences) -> Sequences:
+        """The data as the module sees them: standardised, on its device."""
+        x = torch.where(data.observed, (data.x - self.center_) / self.scale_, 0.0)
+        return data.replace(x=x).to(dtype=self.dtype, device=self.where())
+
+    def family(self) -> Likelihood:
+        options = {} if self.n_symbols_ is None else {"n_symbols": self.n_symbols_}
+        return named(self.likelihood, **options)
+
+    def split(self, data: Sequences, generator: torch.Generator) -> tuple[Sequences, Sequences | None]:
+        """Training pieces, and validation pieces where there are enough to spare some."""
+        pieces = data if self.max_length is None else data.segments(self.max_length)
+        held = int(self.validation * len(pieces))
+        if held == 0:
+            return pieces, None
+        order = torch.randperm(len(pieces), generator=generator)
+        return pieces.subset(order[held:].sort().values), pieces.subset(order[:held].sort().values)
+
+    def climb(
+        self,
+        model: LatentModel,
+        train: Sequences,
+        validation: Sequences | None,
+        n_updates: int,
+        what: str,
+        generator: torch.Generator,
+    ) -> None:
+        """n_updates of Adam with a cosine decay; leaves the best parameters in the model."""
+        if n_updates == 0:
+            return
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda u: min(1.0, (u + 1) / 20) * 0.5 * (1 + math.cos(math.pi * u / n_updates))
+        )
+        warm_up = min(self.warm_up, n_updates // 2)
+        look_every = max(n_updates // 20, 1)
+        keeper = Keeper(model)
+        batch_size = self.batch_size if what == "joint" else 32 * self.batch_size
+        steps = ascend(
+            model,
+            train,
+            optimizer,
+            batch_size=min(batch_size, len(train)),
+            generator=generator,
+            beta=ramp(warm_up),
+            objective=self.training_objective(model),
+        )
+        recent: list[AscentStep] = []
+        name = f"{type(self).__name__} {what}"
+        with tqdm(total=n_updates, desc=name, disable=not self.verbose, leave=False) as bar:
+            try:
+                for step in steps:
+                    schedule.step()
+                    recent.append(step)
+                    bar.update()
+                    if step.update % look_every == 0 or step.update == n_updates:
+                        seen = self.look(model, validation, recent)
+                        if what == "joint":
+                            self.history_.append(seen)
+                        bar.set_postfix(nats_per_frame=f"{seen.train:.3f}")
+                        if step.update >= warm_up:
+                            keeper.offer(seen.validation)
+                        recent = []
+                    if step.update >= n_updates:
+                        break
+            finally:
+                if validation is not None:
+                    keeper.restore()
+
+    def training_objective(self, model: LatentModel) -> Objective | None:
+        """What training ascends; None for the model's own."""
+        return None
+
+    def look(self, model: LatentModel, validation: Sequences | None, recent: list[AscentStep]) -> Curve:
+        train = float(np.mean([s.objective for s in recent]))
+        if validation is None:
+            return Curve(recent[-1].update, train, train)
+        fixed = torch.Generator().manual_seed(0)  # the same noise at every look: looks are comparable
+        return Curve(recent[-1].update, train, iwae(model, validation, fixed, 8).per_frame)
+
+    # -- asking
+
+    @property
+    def width(self) -> int:
+        return self.width_
+
+    def is_fitted(self) -> bool:
+        return hasattr(self, "module_")
+
+    def check(self, data: Sequences) -> None:
+        self.family().check(data.x, data.observed)
+
+    def n_parameters(self) -> int:
+        """Weights of the generative model and of its inference networks together."""
+        self.require_fitted()
+        return sum(p.numel() for p in self.module_.parameters())
+
+    def evaluate(
+        self, X: Any, lengths: Any = None, *, method: str = "iwae", n_samples: int | None = None
+    ) -> Score:
+        """A lower bound of the log-likelihood of every sequence, in the units of X.
+
+        Args:
+            method: "iwae", the importance bound with n_samples (default self.n_samples), or "elbo".
+        """
+        bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo}
+        if method not in bounds:
+            raise ValueError(f"method={method!r}; it is one of {sorted(bounds)}")
+        raw = self.sequences(X, lengths)
+        fixed = torch.Generator().manual_seed(0)  # scores are repeatable
+        score = bounds[method](self.module_, self.prepared(raw), fixed, n_samples or self.n_samples)
+        # density in the units of X: log p(x) = log p(standardised x) − Σ log scale over observed entries
+        cost = (raw.observed * self.scale_.log()).sum(-1)
+        owner = torch.arange(len(raw)).repeat_interleave(raw.lengths)
+        jacobian = torch.zeros(len(raw), dtype=torch.float64).index_add(0, owner, cost.double())
+        return score._replace(per_sequence=score.per_sequence - jacobian, lengths=raw.lengths)
+
+    def transform(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """The latents' posterior means: (n, n_latent)."""
+        self.require_fitted()
+        return self.per_frame(X, lengths, self.module_.latents, self.n_latent)
+
+    def reconstruct(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """E p(x_t | z_t) at the latents, in the units of X: (n, D); missing entries are filled in."""
+        self.require_fitted()
+        return self.in_units(self.per_frame(X, lengths, self.module_.reconstruct, self.width))
+
+    def in_units(self, x: np.ndarray | Tensor) -> np.ndarray:
+        """Standardised frames in the units of X."""
+        return (torch.as_tensor(x).cpu() * self.scale_ + self.center_).numpy()
+
+    def per_frame(self, X: Any, lengths: Any, ask: Callable[[Batch], Tensor], width: int) -> np.ndarray:
+        data = self.prepared(self.sequences(X, lengths))
+        out = torch.zeros(data.n_frames, width)
+        with torch.no_grad():
+            for batch in data.batches(2**14):
+                data.unbatch(batch, ask(batch).cpu(), out)
+        return out.numpy()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {f"module.{k}": v for k, v in self.module_.state_dict().items()}
+        tensors |= {"center": self.center_, "scale": self.scale_}
+        facts = {
+            "width": self.width_,
+            "n_symbols": self.n_symbols_,
+            "history": [list(c) for c in self.history_],
+        }
+        return tensors, facts
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self.width_, self.n_symbols_ = facts["width"], facts["n_symbols"]
+        self.center_, self.scale_ = tensors["center"], tensors["scale"]
+        self.history_ = [Curve(*c) for c in facts["history"]]
+        self.module_ = self.new_module()
+        self.module_.load_state_dict(
+            {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
+        )
+
+
+class Keeper:
+    """The best parameters offered so far."""
+
+    def __init__(self, model: LatentModel) -> None:
+        self.model = model
+        self.value = -math.inf
+        self.parameters: dict[str, Tensor] | None = None
+
+    def offer(self, value: float) -> None:
+        if value > self.value:
+            self.value = value
+            self.parameters = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+    def restore(self) -> None:
+        if self.parameters is not None:
+            self.model.load_state_dict(self.parameters)

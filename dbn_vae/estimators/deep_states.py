@@ -1,0 +1,41 @@
+"""Deep models with a discrete state at every step: decode and filter as a classical HMM does."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dbn_vae import inference
+from dbn_vae.estimators.base import StateEstimator
+from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.inference import Chain
+from dbn_vae.models.switching_dmm import SwitchingDMM
+from dbn_vae.models.vae_hmm import VAEHMM
+
+
+class DeepStateEstimator(DeepEstimator, StateEstimator):
+    """States follow from the fitted module's chain; decode reports log q(states | x)."""
+
+    module_: VAEHMM | SwitchingDMM
+
+    @property
+    def startprob_(self) -> np.ndarray:
+        """π: (K,)."""
+        return self.module_.transition.log_initial().exp().detach().cpu().numpy()
+
+    @property
+    def transmat_(self) -> np.ndarray:
+        """A: (K, K)."""
+        return self.module_.transition.log_transition().exp().detach().cpu().numpy()
+
+    def state_model(self) -> VAEHMM | SwitchingDMM:
+        return self.module_
+
+    def path_offset(self, chain: Chain) -> Tensor:
+        return inference.filter(chain).log_z
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """A new sequence: X (n, D) and its states (n,)."""
+        self.require_fitted()
+        x, states, _ = self.module_.sample(n_samples, self.generator(random_state))
+        return self.in_units(x), states.cpu().numpy()

@@ -1,0 +1,120 @@
+"""The deep Markov model under scikit-learn's verbs."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbn_vae.aevb import AEVB
+from dbn_vae.distributions import Conditional
+from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.models.base import LatentModel
+from dbn_vae.models.dmm import DMM
+from dbn_vae.models.recognition import STR, Filtering, PerStep, Product, Recognition
+from dbn_vae.sequences import Sequences
+from dbn_vae.transitions.gated import Gated
+from dbn_vae.transitions.linear import Linear
+
+
+def transition_named(name: str, n_latent: int, n_hidden: int) -> Conditional:
+    """p(z_t | z_{t-1}); raises ValueError for an unknown name."""
+    if name not in ("gated", "linear"):
+        raise ValueError(f"transition={name!r}; it is 'gated' or 'linear'")
+    return Gated(n_latent, n_hidden) if name == "gated" else Linear(n_latent)
+
+
+def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
+    """q(z_t | z_{t-1}, x); raises ValueError for an unknown name."""
+    n_features = core.likelihood.n_features(core.n_observed)
+    if name == "product":
+        return Product(n_features, core.n_latent, n_hidden)
+    if name == "st-r":
+        return STR(n_features, core.n_latent, n_hidden)
+    if name == "filtering":
+        return Filtering()
+    if name == "per-step":
+        return PerStep()
+    raise ValueError(f"posterior={name!r}; it is 'product', 'filtering', 'per-step' or 'st-r'")
+
+
+class DeepMarkovModel(DeepEstimator):
+    """A continuous latent that moves by a learned transition (Krishnan, Shalit and Sontag 2017).
+
+    Args:
+        n_latent: Z.
+        transition: "gated" or "linear".
+        posterior: "product" (prior times evidence of the present and the future), "filtering" (the same
+            without the future), "per-step" or "st-r".
+        n_hidden: width of the transition's and the recognition's networks.
+        others: see DeepEstimator.
+
+    Attributes: module_ (models.DMM), history_.
+    """
+
+    module_: DMM
+
+    def __init__(
+        self,
+        n_latent: int = 4,
+        *,
+        transition: str = "gated",
+        posterior: str = "product",
+        n_hidden: int = 32,
+        likelihood: str = "gaussian",
+        hidden: tuple[int, ...] = (64,),
+        n_updates: int = 1000,
+        n_pretrain: int = 500,
+        warm_up: int = 300,
+        batch_size: int = 16,
+        learning_rate: float = 3e-3,
+        max_length: int | None = 100,
+        validation: float = 0.15,
+        standardize: bool = True,
+        n_samples: int = 100,
+        random_state: Any = None,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.n_latent = n_latent
+        self.transition = transition
+        self.posterior = posterior
+        self.n_hidden = n_hidden
+        self.likelihood = likelihood
+        self.hidden = hidden
+        self.n_updates = n_updates
+        self.n_pretrain = n_pretrain
+        self.warm_up = warm_up
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_length = max_length
+        self.validation = validation
+        self.standardize = standardize
+        self.n_samples = n_samples
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def build(self, core: AEVB) -> DMM:
+        transition = transition_named(self.transition, core.n_latent, self.n_hidden)
+        return DMM(core, transition, recognition_named(self.posterior, core, self.n_hidden))
+
+    def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
+        """The pre-trained core is start enough: transitions begin as a slow drift."""
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """A new sequence: X (n, D) and its latents (n, Z)."""
+        self.require_fitted()
+        x, z = self.module_.sample(n_samples, self.generator(random_state))
+        return self.in_units(x), z.cpu().numpy()
+
+    def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """Latents given the past and present only: (n, Z).
+
+        Raises ValueError where the posterior looks ahead.
+        """
+        self.require_fitted()
+        if self.module_.recognition.looks_ahead:
+            raise ValueError(
+                f"posterior={self.posterior!r} knows the future; fit with posterior='filtering' to filter"
+            )
+        return self.transform(X, lengths)

@@ -1,0 +1,175 @@
+"""Gaussian emissions under hmmlearn's name."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbn_vae.emissions.base import Emission
+from dbn_vae.emissions.gaussian import (
+    DiagonalGaussian,
+    FullGaussian,
+    Gaussian,
+    GaussianPrior,
+    SphericalGaussian,
+    TiedGaussian,
+)
+from dbn_vae.estimators.classical import ClassicalHMM, as_array
+from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
+
+COVARIANCES: dict[str, type[Gaussian]] = {
+    "diag": DiagonalGaussian,
+    "spherical": SphericalGaussian,
+    "full": FullGaussian,
+    "tied": TiedGaussian,
+}
+
+
+class GaussianHMM(ClassicalHMM):
+    """Gaussian emissions; hmmlearn's GaussianHMM with missing data, restarts and an enforced floor.
+
+    Args:
+        covariance_type: "diag", "spherical", "full" or "tied".
+        min_covar: no state's variance falls under this share of the feature's variance in the data.  (In
+            hmmlearn an absolute number, used only at the start.)
+        startprob_prior, transmat_prior: Dirichlet concentrations.
+        means_prior, means_weight, covars_prior, covars_weight: see emissions.gaussian.GaussianPrior; a scalar
+            covars_prior stands for that multiple of the identity.  (hmmlearn adds it to every entry.)
+        n_iter, tol: at most so many updates; stop when the log-likelihood gains less than tol.
+        params, init_params: letters s, t, m, c of what is learnt, and of what is started afresh.
+        implementation: accepted for hmmlearn's sake; there is one, and it is exact.
+        n_init: starts, of which the best is kept.
+
+    Attributes:
+        startprob_ (K,), transmat_ (K, K), means_ (K, D), covars_ (K, D, D), monitor_, restart_scores_.
+        covars_ is set in its compact shape, (K,), (K, D), (K, D, D) or (D, D), and read as (K, D, D).
+
+    >>> import numpy as np
+    >>> model = GaussianHMM(2, random_state=0).fit(np.r_[np.zeros((20, 1)), 9 + np.zeros((20, 1))])
+    >>> sorted(model.means_.ravel().round(1).tolist())
+    [0.0, 9.0]
+    """
+
+    letters = {"m": "means_", "c": "_covars_"}
+    parts = {"m": "mean", "c": "covariance"}
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        covariance_type: str = "diag",
+        min_covar: float = 1e-3,
+        startprob_prior: Any = 1.0,
+        transmat_prior: Any = 1.0,
+        means_prior: Any = 0,
+        means_weight: Any = 0,
+        covars_prior: Any = 1e-2,
+        covars_weight: float = 1,
+        algorithm: str = "viterbi",
+        random_state: Any = None,
+        n_iter: int = 10,
+        tol: float = 1e-2,
+        verbose: bool = False,
+        params: str = "stmc",
+        init_params: str = "stmc",
+        implementation: str = "log",
+        *,
+        n_init: int = 4,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.min_covar = min_covar
+        self.startprob_prior = startprob_prior
+        self.transmat_prior = transmat_prior
+        self.means_prior = means_prior
+        self.means_weight = means_weight
+        self.covars_prior = covars_prior
+        self.covars_weight = covars_weight
+        self.algorithm = algorithm
+        self.random_state = random_state
+        self.n_iter = n_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.params = params
+        self.init_params = init_params
+        self.implementation = implementation
+        self.n_init = n_init
+
+    def emission(self) -> Gaussian:
+        mean = torch.as_tensor(np.asarray(self.means_), dtype=self.dtype)
+        family = self.family()
+        compact = torch.as_tensor(self._covars_, dtype=self.dtype)
+        return family(mean, compact)  # type: ignore[call-arg, arg-type]
+
+    def family(self) -> type[Gaussian]:
+        if self.covariance_type not in COVARIANCES:
+            raise ValueError(f"covariance_type={self.covariance_type!r}; it is one of {sorted(COVARIANCES)}")
+        return COVARIANCES[self.covariance_type]
+
+    def first_emission(self, data: Sequences) -> Gaussian:
+        """Every state at the mean and the covariance of all the data."""
+        count = data.observed.sum(0).clamp_min(1)
+        mean = data.x.sum(0) / count
+        variance = (((data.x - mean) * data.observed).square().sum(0) / count).clamp_min(1e-12)
+        K, D = self.n_components, len(mean)
+        compact = {
+            "diag": variance.expand(K, D),
+            "spherical": variance.mean().expand(K),
+            "full": variance.diag().expand(K, D, D),
+            "tied": variance.diag(),
+        }
+        family = self.family()
+        return family(mean.expand(K, D), compact[self.covariance_type])  # type: ignore[call-arg, arg-type]
+
+    def prepare(self, model: HMM, data: Sequences) -> None:
+        super().prepare(model, data)
+        emission = model.emission
+        assert isinstance(emission, Gaussian)
+        count = data.observed.sum(0).clamp_min(1)
+        mean = data.x.sum(0) / count
+        variance = ((data.x - mean) * data.observed).square().sum(0) / count
+        emission.floor = self.min_covar * variance
+        rows = 1 if self.covariance_type in ("diag", "spherical") else emission.n_features
+        emission.prior = GaussianPrior(
+            torch.as_tensor(self.means_prior, dtype=self.dtype),
+            torch.as_tensor(self.means_weight, dtype=self.dtype),
+            torch.as_tensor(self.covars_prior, dtype=self.dtype),
+            max(self.covars_weight - rows, 0),
+        )
+
+    @property
+    def n_features(self) -> int:
+        """Columns of X, hmmlearn's name for it."""
+        return self.width
+
+    def absorb(self, emission: Emission, letters: str) -> None:
+        assert isinstance(emission, Gaussian)
+        if "m" in letters:
+            self.means_ = as_array(emission.mean)
+        if "c" in letters:
+            full = emission.covariance()
+            diagonal = full.diagonal(dim1=-2, dim2=-1)
+            compact = {"diag": diagonal, "spherical": diagonal[:, 0], "full": full, "tied": full[0]}
+            self._covars_ = as_array(compact[self.covariance_type])
+
+    @property
+    def covars_(self) -> np.ndarray:
+        """Covariance of each state, always (K, D, D)."""
+        return as_array(self.emission().covariance())
+
+    @covars_.setter
+    def covars_(self, value: Any) -> None:
+        K = self.n_components
+        covars = np.asarray(value, dtype=np.float64)
+        dims = {"spherical": 1, "diag": 2, "full": 3, "tied": 2}[self.covariance_type]
+        if covars.ndim != dims or (self.covariance_type != "tied" and len(covars) != K):
+            raise ValueError(
+                f"covars_ of shape {covars.shape} does not fit covariance_type="
+                f"{self.covariance_type!r} with {K} states"
+            )
+        positive = (
+            covars > 0 if dims < 3 and self.covariance_type != "tied" else np.linalg.eigvalsh(covars) > 0
+        )
+        if not positive.all():
+            raise ValueError("covars_ must be positive definite: a variance or an eigenvalue is not positive")
+        self._covars_ = covars

@@ -1,0 +1,85 @@
+"""Poisson emissions under hmmlearn's name."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbn_vae.emissions.base import Emission
+from dbn_vae.emissions.poisson import Poisson
+from dbn_vae.estimators.classical import ClassicalHMM, as_array
+from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
+
+
+class PoissonHMM(ClassicalHMM):
+    """Counts, one rate a state and feature; hmmlearn's PoissonHMM.
+
+    Args:
+        lambdas_prior, lambdas_weight: pseudo-counts and pseudo-exposure added to every rate's own,
+            λ = (lambdas_prior + Σ γ x) / (lambdas_weight + Σ γ).
+
+    Attributes: startprob_ (K,), transmat_ (K, K), lambdas_ (K, D), monitor_, restart_scores_.
+    """
+
+    letters = {"l": "lambdas_"}
+    parts = {"l": "rates"}
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        startprob_prior: Any = 1.0,
+        transmat_prior: Any = 1.0,
+        lambdas_prior: Any = 0.0,
+        lambdas_weight: Any = 0.0,
+        algorithm: str = "viterbi",
+        random_state: Any = None,
+        n_iter: int = 10,
+        tol: float = 1e-2,
+        verbose: bool = False,
+        params: str = "stl",
+        init_params: str = "stl",
+        implementation: str = "log",
+        *,
+        n_init: int = 4,
+    ) -> None:
+        self.n_components = n_components
+        self.startprob_prior = startprob_prior
+        self.transmat_prior = transmat_prior
+        self.lambdas_prior = lambdas_prior
+        self.lambdas_weight = lambdas_weight
+        self.algorithm = algorithm
+        self.random_state = random_state
+        self.n_iter = n_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.params = params
+        self.init_params = init_params
+        self.implementation = implementation
+        self.n_init = n_init
+
+    def emission(self) -> Poisson:
+        rates = np.asarray(self.lambdas_, dtype=np.float64)
+        if rates.ndim != 2 or len(rates) != self.n_components or (rates < 0).any():
+            raise ValueError(f"lambdas_ of shape {rates.shape} must be ({self.n_components}, D), all ≥ 0")
+        return Poisson(torch.as_tensor(rates))
+
+    def first_emission(self, data: Sequences) -> Poisson:
+        mean = data.x.sum(0) / data.observed.sum(0).clamp_min(1)
+        return Poisson(mean.expand(self.n_components, -1))
+
+    def prepare(self, model: HMM, data: Sequences) -> None:
+        super().prepare(model, data)
+        assert isinstance(model.emission, Poisson)
+        model.emission.shape = torch.as_tensor(self.lambdas_prior, dtype=self.dtype) + 1
+        model.emission.rate = torch.as_tensor(self.lambdas_weight, dtype=self.dtype)
+
+    @property
+    def n_features(self) -> int:
+        """Columns of X, hmmlearn's name for it."""
+        return self.width
+
+    def absorb(self, emission: Emission, letters: str) -> None:
+        assert isinstance(emission, Poisson)
+        if "l" in letters:
+            self.lambdas_ = as_array(emission.rates())

@@ -1,0 +1,82 @@
+"""The static auto-encoder under scikit-learn's verbs."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbn_vae.aevb import AEVB
+from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.models.base import LatentModel
+from dbn_vae.models.vae import VAE as StaticVAE
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.sgvb import Objective, estimator_a, estimator_b
+
+
+class VAE(DeepEstimator):
+    """Frames are independent: p(z) = N(0, I), p(x | z) from a network (Kingma and Welling 2014).
+
+    Args:
+        n_latent: Z.
+        estimator: "B", the KL analytic, or "A", everything sampled.
+        others: see DeepEstimator.
+
+    Attributes: module_ (models.VAE), history_.
+    """
+
+    module_: StaticVAE
+
+    def __init__(
+        self,
+        n_latent: int = 8,
+        *,
+        estimator: str = "B",
+        likelihood: str = "gaussian",
+        hidden: tuple[int, ...] = (64,),
+        n_updates: int = 2000,
+        n_pretrain: int = 0,
+        warm_up: int = 0,
+        batch_size: int = 128,
+        learning_rate: float = 2e-3,
+        max_length: int | None = 1,
+        validation: float = 0.1,
+        standardize: bool = True,
+        n_samples: int = 100,
+        random_state: Any = None,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.n_latent = n_latent
+        self.estimator = estimator
+        self.likelihood = likelihood
+        self.hidden = hidden
+        self.n_updates = n_updates
+        self.n_pretrain = n_pretrain
+        self.warm_up = warm_up
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_length = max_length
+        self.validation = validation
+        self.standardize = standardize
+        self.n_samples = n_samples
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def build(self, core: AEVB) -> StaticVAE:
+        return StaticVAE(core)
+
+    def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
+        """Nothing to prepare."""
+
+    def training_objective(self, model: LatentModel) -> Objective:
+        estimators = {"A": estimator_a, "B": estimator_b}
+        if self.estimator not in estimators:
+            raise ValueError(f"estimator={self.estimator!r}; it is 'A' or 'B'")
+        return estimators[self.estimator](model)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """New frames X (n, D) and their latents (n, Z)."""
+        self.require_fitted()
+        x, z = self.module_.sample(n_samples, self.generator(random_state))
+        return self.in_units(x), z.cpu().numpy()

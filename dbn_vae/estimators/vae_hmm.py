@@ -1,0 +1,100 @@
+"""The VAE-HMM under hmmlearn's verbs."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbn_vae.aevb import AEVB
+from dbn_vae.estimators.deep_states import DeepStateEstimator
+from dbn_vae.estimators.gaussian_hmm import GaussianHMM
+from dbn_vae.models.base import LatentModel
+from dbn_vae.models.vae import VAE as StaticVAE
+from dbn_vae.models.vae_hmm import VAEHMM as Model
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.initialise import adopt
+from dbn_vae.transitions.sticky import sticky
+
+
+class VAEHMM(DeepStateEstimator):
+    """An auto-encoder at every step whose prior over z_t is a hidden Markov model with learned A.
+
+    Training starts from a classical HMM fitted to the latents of the pre-trained core.
+
+    Args:
+        n_components, n_latent: K, Z.
+        stickiness: pseudo-counts of staying that the prior adds to every row of A.
+        n_init: starts of that classical HMM.
+        others: see DeepEstimator.
+
+    Attributes: startprob_ (K,), transmat_ (K, K), module_ (models.VAEHMM), history_.
+    """
+
+    module_: Model
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        n_latent: int = 4,
+        *,
+        stickiness: float = 10.0,
+        n_init: int = 4,
+        algorithm: str = "viterbi",
+        likelihood: str = "gaussian",
+        hidden: tuple[int, ...] = (64,),
+        n_updates: int = 1000,
+        n_pretrain: int = 500,
+        warm_up: int = 300,
+        batch_size: int = 16,
+        learning_rate: float = 3e-3,
+        max_length: int | None = 200,
+        validation: float = 0.15,
+        standardize: bool = True,
+        n_samples: int = 100,
+        random_state: Any = None,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.n_components = n_components
+        self.n_latent = n_latent
+        self.stickiness = stickiness
+        self.n_init = n_init
+        self.algorithm = algorithm
+        self.likelihood = likelihood
+        self.hidden = hidden
+        self.n_updates = n_updates
+        self.n_pretrain = n_pretrain
+        self.warm_up = warm_up
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_length = max_length
+        self.validation = validation
+        self.standardize = standardize
+        self.n_samples = n_samples
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def build(self, core: AEVB) -> Model:
+        K, Z = self.n_components, core.n_latent
+        chain = sticky(K, self.stickiness, self.dtype)
+        return Model(core, chain, torch.zeros(K, Z), torch.ones(K, Z))
+
+    def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
+        """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
+        assert isinstance(model, Model)
+        whole = data.batch()
+        with torch.no_grad():
+            latents = torch.zeros(data.n_frames, self.n_latent, device=data.x.device)
+            data.unbatch(whole, StaticVAE(model.core).latents(whole), latents)
+        seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+        hmm = GaussianHMM(
+            self.n_components,
+            min_covar=1e-2,
+            transmat_prior=1 + self.stickiness * np.eye(self.n_components),
+            random_state=seed,
+            n_iter=50,
+            n_init=self.n_init,
+        )
+        hmm.fit(latents.cpu().numpy(), data.lengths.cpu().numpy())
+        adopt(model, hmm.state_model().to(data.x))

@@ -1,0 +1,80 @@
+"""How well a model predicts data, and what kind of number that is.
+
+`exact` is log p(x).  `elbo` and `iwae` are lower bounds of it, never to be printed without their name; `iwae` tends
+to log p(x) as its number of samples grows (Burda, Grosse and Salakhutdinov 2016, theorem 1).  Every number is in
+nats, a value a sequence, with the Monte Carlo error of the total beside it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dbn_vae.models.base import LatentModel, Model
+from dbn_vae.sequences import Batch, Sequences
+
+
+class Score(NamedTuple):
+    """Log-probabilities of a data set."""
+
+    per_sequence: Tensor  # (B,) nats
+    lengths: Tensor  # (B,) frames
+    kind: str  # "exact", "ELBO" or "importance bound, S = ..."
+    monte_carlo_error: float = 0.0  # standard error of the total from sampling z; 0 where nothing is sampled
+
+    @property
+    def total(self) -> float:
+        return float(self.per_sequence.sum())
+
+    @property
+    def per_frame(self) -> float:
+        return self.total / int(self.lengths.sum())
+
+    @property
+    def standard_error(self) -> float:
+        """Of per_frame, from the variation between sequences (the ratio estimator's)."""
+        return ratio_error(self.per_sequence, self.lengths)
+
+
+def ratio_error(values: Tensor, lengths: Tensor) -> float:
+    """Standard error of Σ values / Σ lengths over B sequences; NaN for a single one."""
+    B = len(values)
+    if B < 2:
+        return math.nan
+    residual = values - values.sum() / lengths.sum() * lengths
+    variance = residual.square().sum() / (B - 1) * B
+    return float(variance.sqrt() / lengths.sum())
+
+
+def exact(model: Model, data: Sequences) -> Score:
+    """The log-likelihood of a model whose objective is exact, an HMM's."""
+    values, _ = evaluate(data, lambda batch: model.objective(batch), repeats=1)
+    return Score(values, data.lengths, "exact")
+
+
+def elbo(model: LatentModel, data: Sequences, generator: torch.Generator, n_samples: int = 10) -> Score:
+    values, error = evaluate(data, lambda batch: model.elbo(batch, n_samples, generator).elbo, repeats=2)
+    return Score(values, data.lengths, "ELBO", error)
+
+
+def iwae(model: LatentModel, data: Sequences, generator: torch.Generator, n_samples: int = 100) -> Score:
+    """The importance-weighted bound, the mean of two runs with S samples each."""
+    values, error = evaluate(
+        data, lambda batch: model.importance_bound(batch, n_samples, generator), repeats=2
+    )
+    return Score(values, data.lengths, f"importance bound, S = {n_samples}", error)
+
+
+@torch.no_grad()
+def evaluate(
+    data: Sequences, value: Callable[[Batch], Tensor], repeats: int, max_frames: int = 4096
+) -> tuple[Tensor, float]:
+    """Mean of repeated evaluations (B,), and the standard error of their total."""
+    runs = torch.zeros(repeats, len(data), dtype=torch.float64)
+    for batch in data.batches(max_frames):
+        for r in range(repeats):
+            runs[r, batch.which.cpu()] = value(batch).double().cpu()
+    error = float(runs.sum(1).std()) / math.sqrt(repeats) if repeats > 1 else 0.0
+    return runs.mean(0), error

@@ -1,0 +1,420 @@
+// Forward, backward and expected transitions in scaled arithmetic.
+//
+//     a_t(k) = e_t(k) Σ_j a_{t-1}(j) A_jk          e_t(k) = exp(l_t(k) − max_k l_t(k))
+//     b_t(i) = Σ_k A_ik e_{t+1}(k) b_{t+1}(k)
+//     gamma_t(k) ∝ a_t(k) b_t(k)
+//     xi_ij = A_ij Σ_t a_{t-1}(i) u_t(j),   u_t(j) = e_t(j) b_t(j) / normaliser
+//
+// Messages are rescaled by powers of two, which is exact and needs neither division nor logarithm; the
+// exponents are counted, so log Z has one logarithm a sequence.
+//
+// The recursion is written once for two layouts.  Lanes: W sequences at a time, one in each lane of a
+// vector, a row of memory is a state.  Wide: one sequence, a row is N states.  In both a matrix product
+// is "message × weight", a vector times a number in the first and a number times a vector in the second.
+//
+// Scaled numbers can underflow.  Nothing is clamped: what could have changed a result is detected, and that
+// sequence is done again in log space (_exact.hpp).  The argument, for a forward message of total c ≥ safe:
+//   1. While every nonzero predicted sum Σ_j a(j) A_jk, every e and every A is ≥ safe = 1e-100, no product leaves the
+//      range of a double, so a zero is a true zero.
+//   2. Otherwise mass may have been `lost`, at most 1e-308 a term, which is 1e-208 after rescaling.  It is
+//      negligible in a predicted sum of at least negligible_above = 1e-150.  Once something was lost, a smaller sum, or a
+//      zero that might not be one, sends the sequence to log space.
+// The same holds backward with b, and for Σ_k a_t(k) b_t(k), on which gamma and xi are normalised.
+// Comparisons are written so that NaN fails them.
+
+constexpr double safe = 1e-100, log_safe = -230.25850929940458;
+constexpr double negligible_above = 1e-150;
+constexpr int64_t tile = 32;  // steps between passes over memory
+
+struct Lanes {
+    static constexpr int sequences = W;
+    using V = Doubles<W>;
+    using Scalar = V;      // one number a sequence
+    using Flag = MaskOf<V>;  // one truth a sequence
+    using Message = V;
+    using Weight = double;
+    static int64_t rows(int64_t K) { return K; }
+    static V total(V v) { return v; }
+    static V top(V v) { return v; }
+    static V bottom(V v) { return v; }
+    static Flag fold(Flag m) { return m; }
+};
+
+template <int N>
+struct Wide {
+    static constexpr int sequences = 1;
+    using V = Doubles<N>;
+    using Scalar = double;
+    using Flag = int64_t;
+    using Message = double;
+    using Weight = V;
+    static int64_t rows(int64_t K) { return (K + N - 1) / N; }
+    static double total(V v) { return sum(v); }
+    static double top(V v) { return highest(v); }
+    static double bottom(V v) { return lowest(v); }
+    static Flag fold(MaskOf<V> m) { return -int64_t(any(m)); }
+};
+
+template <class T>
+Transitions prepare(const T* log_a, int64_t K, int64_t stride, Workspace& memory) {
+    Transitions A{K, stride, 0.0, false, memory.take<double>(K * stride), memory.take<double>(K * stride)};
+    double shift = -INFINITY;
+    for (int64_t i = 0; i < K * K; ++i) shift = larger(double(log_a[i]), shift);
+    A.shift = std::isfinite(shift) ? shift : 0.0;
+    for (int64_t i = 0; i < K; ++i) {
+        double* row = A.by_row + i * stride;
+        for (int64_t k = 0; k < stride; ++k) {
+            row[k] = k < K ? double(log_a[i * K + k]) - A.shift : 0.0;
+            A.lossy |= !(row[k] >= log_safe) && row[k] != -INFINITY;
+        }
+    }
+    for (int64_t i = 0; i < K * stride; i += 4) store(A.by_row + i, exp(load<4>(A.by_row + i)));
+    for (int64_t k = 0; k < K; ++k)
+        for (int64_t i = 0; i < stride; ++i)
+            A.by_column[k * stride + i] = i < K ? A.by_row[i * stride + k] : 1.0;
+    return A;
+}
+
+// What one unit of work (W sequences or one) knows about itself, and its messages.
+template <class L, class T>
+struct Unit {
+    using V = typename L::V;
+    using Scalar = typename L::Scalar;
+    using Flag = typename L::Flag;
+    using Message = typename L::Message;
+    using Weight = typename L::Weight;
+
+    const Problem<T>& problem;
+    const int64_t* members;  // sequence numbers
+    int count;               // of them; missing lanes repeat the last one
+    int64_t K, R, steps, shortest;
+    Scalar length;  // as a double: lanes compare it with t
+    V *a, *e, *initial;
+    Scalar *c, *peak, *dip;  // Σ_k a_t(k); max_k l_t(k); the smallest finite l_t(k) − max
+    Scalar start;            // max_k log_initial(k), taken out
+    Flag bad{};              // sequences to be done again in log space
+    Scalar log_z;
+    T* nowhere = nullptr;    // where missing lanes write
+
+    Unit(const Problem<T>& problem, const int64_t* members, int count, Workspace& memory)
+        : problem(problem), members(members), count(count), K(problem.K), R(L::rows(problem.K)) {
+        steps = problem.length(members[0]);
+        shortest = problem.length(members[count - 1]);  // sequences come sorted, longest first
+        a = memory.take<V>(steps * R);
+        e = memory.take<V>(steps * R);
+        initial = memory.take<V>(R);
+        c = memory.take<Scalar>(steps);
+        peak = memory.take<Scalar>(steps);
+        dip = memory.take<Scalar>(steps);
+        if (count < L::sequences) nowhere = memory.take<T>(std::max(tile, K) * K);
+        for (int w = 0; w < L::sequences; ++w) number(length, w) = double(problem.length(member(w)));
+    }
+
+    int64_t member(int w) const { return members[w < count ? w : count - 1]; }
+    static double& number(double& x, int) { return x; }
+    template <class S>
+    static auto& number(S& x, int w) { return reinterpret_cast<double*>(&x)[w]; }
+    Flag inside(int64_t t) const { return less(Scalar{} + double(t), length); }
+    const Message* message(const V* rows) const { return reinterpret_cast<const Message*>(rows); }
+
+    // n rows of K numbers a sequence into n × R vectors; padding states get `fill`.
+    void read(const T* base, int64_t pitch, int64_t n, V* out, double fill) const {
+        if constexpr (L::sequences > 1) {
+            const T* rows[W];
+            for (int w = 0; w < W; ++w) rows[w] = base + member(w) * pitch;
+            gather_lanes(rows, n * K, out);
+        } else {
+            constexpr int N = sizeof(V) / sizeof(double);
+            const T* row = base + members[0] * pitch;
+            double* to = reinterpret_cast<double*>(out);
+            for (int64_t i = 0; i < n; ++i, row += K, to += R * N) {
+                int64_t k = 0;
+                for (; k + N <= K; k += N) store(to + k, load<N>(row + k));
+                for (; k < R * N; ++k) to[k] = k < K ? double(row[k]) : fill;
+            }
+        }
+    }
+
+    // The way back.
+    void write(const V* in, int64_t n, T* base, int64_t pitch) const {
+        if constexpr (L::sequences > 1) {
+            T* rows[W];
+            for (int w = 0; w < W; ++w) rows[w] = w < count ? base + members[w] * pitch : nowhere;
+            scatter_lanes(in, n * K, rows);
+        } else {
+            constexpr int N = sizeof(V) / sizeof(double);
+            T* row = base + members[0] * pitch;
+            const double* from = reinterpret_cast<const double*>(in);
+            for (int64_t i = 0; i < n; ++i, row += K, from += R * N) {
+                int64_t k = 0;
+                for (; k + N <= K; k += N) store(row + k, load<N>(from + k));
+                for (; k < K; ++k) row[k] = T(from[k]);
+            }
+        }
+    }
+};
+
+// f(block size as a constant, first row) over all rows: eight sums at once hide the latency of the multiply-add.
+template <class F>
+inline void in_blocks(int64_t rows, F f) {
+    int64_t r = 0;
+    for (; r + 8 <= rows; r += 8) f(std::integral_constant<int, 8>(), r);
+    if (rows & 4) f(std::integral_constant<int, 4>(), r), r += 4;
+    if (rows & 2) f(std::integral_constant<int, 2>(), r), r += 2;
+    if (rows & 1) f(std::integral_constant<int, 1>(), r);
+}
+
+// out_b = Σ_j x_j M_jb
+template <int B, class X, class M, class V>
+inline void product(const X* x, const M* matrix, int64_t K, int64_t stride, V (&out)[B]) {
+    for (int b = 0; b < B; ++b) out[b] = V{};
+    for (int64_t j = 0; j < K; ++j)
+        for (int b = 0; b < B; ++b) out[b] += x[j] * matrix[j * stride + b];
+}
+
+// The careful look at one product of the recursion that had a small sum: see the argument above.
+template <class L, class U>
+void inspect(const U& unit, const typename L::V* message, const double* matrix, int64_t stride,
+             typename L::Flag inside, typename L::Flag& lost, typename L::Flag& bad) {
+    using V = typename L::V;
+    using Weight = typename L::Weight;
+    V total{};
+    for (int64_t r = 0; r < unit.R; ++r) total += message[r];
+    const auto scale = inverse_power(L::total(total));
+    const auto lost_before = lost;
+    in_blocks(unit.R, [&](auto block, int64_t first) {
+        V sums[block];
+        product<block>(unit.message(message), reinterpret_cast<const Weight*>(matrix) + first, unit.K,
+                       stride * int64_t(sizeof(double)) / int64_t(sizeof(Weight)), sums);
+        for (int b = 0; b < block; ++b) {
+            const V p = sums[b] * scale;
+            const auto zero = L::fold(p == 0.0);
+            const auto faint = L::fold((p < negligible_above) & (p != 0.0));
+            bad |= inside & (faint | (zero & lost_before));
+            lost |= L::fold((p < safe) & (p != 0.0));
+        }
+    });
+}
+
+template <class L, class T>
+void forward(Unit<L, T>& u, const Transitions& A) {
+    using V = typename L::V;
+    using Scalar = typename L::Scalar;
+    using Weight = typename L::Weight;
+    const int64_t R = u.R, steps = u.steps;
+    const int64_t stride = A.stride * int64_t(sizeof(double)) / int64_t(sizeof(Weight));
+    const Weight* weights = reinterpret_cast<const Weight*>(A.by_row);
+    const V none = V{} - INFINITY;
+
+    u.read(u.problem.initial, u.K, 1, u.initial, -INFINITY);
+    V top = none, bottom{};
+    for (int64_t r = 0; r < R; ++r) top = larger(u.initial[r], top);
+    const Scalar start = u.start = L::top(top);
+    for (int64_t r = 0; r < R; ++r) {
+        const V x = u.initial[r] - start;
+        bottom = smaller(x > -INFINITY ? x : V{}, bottom);
+        u.initial[r] = exp(x);
+    }
+    u.bad = less(L::bottom(bottom), Scalar{} + log_safe);
+    auto lost = u.bad | -int64_t(A.lossy);
+
+    LongSum<Scalar> shifts;  // of logarithms taken out
+    Scalar exponents{};      // and of powers of two, counted exactly
+    shifts.add(start);
+    for (int64_t t0 = 0; t0 < steps; t0 += tile) {
+        const int64_t t1 = std::min(t0 + tile, steps);
+        u.read(u.problem.emission + t0 * u.K, u.problem.T_ * u.K, t1 - t0, u.e + t0 * R, -INFINITY);
+        for (int64_t t = t0; t < t1; ++t) {
+            V* x = u.e + t * R;
+            V top = x[0], bottom{};
+            for (int64_t r = 1; r < R; ++r) top = larger(x[r], top);
+            Scalar peak = L::top(top);
+            if (t >= u.shortest) {  // padding: emission 1, whatever is stored there
+                const auto inside = u.inside(t);
+                peak = select(inside, peak, Scalar{});
+                for (int64_t r = 0; r < R; ++r) x[r] = inside ? x[r] : V{};
+            }
+            for (int64_t r = 0; r < R; ++r) {
+                const V d = x[r] - peak;
+                bottom = smaller(d > -INFINITY ? d : V{}, bottom);
+                x[r] = exp(d);
+            }
+            u.peak[t] = peak;
+            u.dip[t] = L::bottom(bottom);
+        }
+        Scalar least = Scalar{} + 1.0;
+        for (int64_t t = t0; t < t1; ++t) {
+            const V* e = u.e + t * R;
+            V* a = u.a + t * R;
+            V total{}, smallest = V{} + 1.0;
+            const auto inside = u.inside(t);
+            if (t == 0) {
+                for (int64_t r = 0; r < R; ++r) total += a[r] = u.initial[r] * e[r];
+            } else {
+                const Scalar before = u.c[t - 1], scale = inverse_power(before);
+                in_blocks(R, [&](auto block, int64_t first) {
+                    V sums[block];
+                    product<block>(u.message(a - R), weights + first, u.K, stride, sums);
+                    for (int b = 0; b < block; ++b) {
+                        smallest = smaller(sums[b] * scale, smallest);
+                        a[first + b] = sums[b] * (scale * e[first + b]);
+                        total += a[first + b];
+                    }
+                });
+                exponents += select(inside, exponent(before), Scalar{});
+                least = smaller(select(inside, L::bottom(smallest), Scalar{} + 1.0), least);
+            }
+            u.c[t] = L::total(total);
+            u.bad |= inside & ~less(Scalar{} + safe, u.c[t]);
+            shifts.add(select(inside, u.peak[t] + (t ? A.shift : 0.0), Scalar{}));
+        }
+        const bool look = any(less(least, Scalar{} + safe) & ~u.bad);
+        for (int64_t t = t0; t < t1; ++t) {
+            if (look && t)
+                inspect<L>(u, u.a + (t - 1) * R, A.by_row, A.stride, u.inside(t), lost, u.bad);
+            lost |= u.inside(t) & less(u.dip[t], Scalar{} + log_safe);
+        }
+    }
+    Scalar last;
+    for (int w = 0; w < L::sequences; ++w)
+        u.number(last, w) = u.number(u.c[u.problem.length(u.member(w)) - 1], w);
+    u.log_z = (shifts.high + shifts.low) + (exponents * log_2 + log(last));
+}
+
+// Sums over the pairs of a tile: pairs(i, r) += Σ_t a_t(i) u_t(r), a block of sums in registers.
+template <int I, int J, class X, class V>
+inline void outer_block(const X* x, const V* y, int64_t n, int64_t x_pitch, int64_t y_pitch, V* to,
+                        int64_t pitch) {
+    V sums[I][J];
+    for (int i = 0; i < I; ++i)
+        for (int j = 0; j < J; ++j) sums[i][j] = to[i * pitch + j];
+    for (int64_t t = 0; t < n; ++t, x += x_pitch, y += y_pitch)
+        for (int i = 0; i < I; ++i)
+            for (int j = 0; j < J; ++j) sums[i][j] += x[i] * y[j];
+    for (int i = 0; i < I; ++i)
+        for (int j = 0; j < J; ++j) to[i * pitch + j] = sums[i][j];
+}
+
+template <class X, class V>
+void outer(const X* x, const V* y, int64_t n, int64_t K, int64_t R, int64_t x_pitch, V* to) {
+    int64_t i = 0;
+    for (; i < K; i += i + 4 <= K ? 4 : 1) {
+        int64_t j = 0;
+        if (i + 4 <= K) {
+            for (; j + 4 <= R; j += 4)
+                outer_block<4, 4>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
+            for (; j < R; ++j) outer_block<4, 1>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
+        } else {
+            for (; j + 4 <= R; j += 4)
+                outer_block<1, 4>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
+            for (; j < R; ++j) outer_block<1, 1>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
+        }
+    }
+}
+
+// gamma and xi of the unit, written to the posterior.  e_t is overwritten by u_t on the way.
+template <class L, class T>
+void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Workspace& memory) {
+    using V = typename L::V;
+    using Scalar = typename L::Scalar;
+    using Weight = typename L::Weight;
+    using Message = typename L::Message;
+    const int64_t R = u.R, K = u.K, steps = u.steps;
+    const int64_t stride = A.stride * int64_t(sizeof(double)) / int64_t(sizeof(Weight));
+    const Weight* weights = reinterpret_cast<const Weight*>(A.by_column);
+    V* b = memory.take<V>(R);
+    V* gamma = memory.take<V>(tile * R);
+    V* pairs = memory.take<V>(K * R);
+    std::fill(pairs, pairs + K * R, V{});
+    auto lost = u.bad | -int64_t(A.lossy);
+    const Scalar one = Scalar{} + 1.0;
+
+    for (int64_t t0 = (steps - 1) / tile * tile; t0 >= 0; t0 -= tile) {
+        const int64_t t1 = std::min(t0 + tile, steps);
+        Scalar least = one;
+        for (int64_t t = t1 - 1; t >= t0; --t) {
+            const V* a = u.a + t * R;
+            V* next = u.e + (t + 1) * R;
+            const auto inside = u.inside(t), inside_next = u.inside(t + 1);
+            Scalar scale = one;
+            if (t == steps - 1) {
+                for (int64_t r = 0; r < R; ++r) b[r] = V{} + 1.0;
+            } else {
+                V total{}, smallest = V{} + 1.0;
+                for (int64_t r = 0; r < R; ++r) total += next[r] *= b[r];
+                const Scalar weight = L::total(total);
+                scale = inverse_power(weight);
+                u.bad |= inside_next & ~less(Scalar{} + safe, weight);
+                in_blocks(R, [&](auto block, int64_t first) {
+                    V sums[block];
+                    product<block>(u.message(next), weights + first, K, stride, sums);
+                    for (int i = 0; i < block; ++i) {
+                        b[first + i] = sums[i] * scale;
+                        smallest = smaller(b[first + i], smallest);
+                    }
+                });
+                if (t + 1 >= u.shortest)
+                    for (int64_t r = 0; r < R; ++r) b[r] = inside_next ? b[r] : V{} + 1.0;
+                least = smaller(select(inside_next, L::bottom(smallest), one), least);
+            }
+            V total{};
+            for (int64_t r = 0; r < R; ++r) total += a[r] * b[r];
+            const Scalar evidence = L::total(total), inverse = 1.0 / evidence;
+            u.bad |= inside & ~less(Scalar{} + negligible_above, evidence);
+            for (int64_t r = 0; r < R; ++r) gamma[(t - t0) * R + r] = a[r] * b[r] * inverse;
+            if (t + 1 < steps) {
+                const Scalar factor = select(inside_next, scale * inverse, Scalar{});
+                for (int64_t r = 0; r < R; ++r) next[r] *= factor;
+            }
+        }
+        const bool look = any(less(least, Scalar{} + safe) & ~u.bad);
+        for (int64_t t = std::min(t1, steps - 1) - 1; t >= t0; --t) {
+            lost |= u.inside(t + 1) & less(u.dip[t + 1], Scalar{} + log_safe);
+            if (look)
+                inspect<L>(u, u.e + (t + 1) * R, A.by_column, A.stride, u.inside(t + 1), lost, u.bad);
+        }
+        outer(u.message(u.a + t0 * R), u.e + (t0 + 1) * R, std::min(t1, steps - 1) - t0, K, R,
+              R * int64_t(sizeof(V)) / int64_t(sizeof(Message)), pairs);
+        u.write(gamma, t1 - t0, out.gamma + t0 * K, u.problem.T_ * K);
+    }
+    for (int64_t i = 0; i < K; ++i)
+        for (int64_t r = 0; r < R; ++r)
+            pairs[i * R + r] *= reinterpret_cast<const Weight*>(A.by_row)[i * stride + r];
+    u.write(pairs, K, out.xi, K * K);
+}
+
+// Filtered probabilities and the log-normaliser of each step, log p(x_t | x_{1:t-1}): a_t carries the power of two
+// taken from a_{t-1}, so the remainder of c_{t-1} has to come off.
+template <class L, class T>
+void write_filtered(Unit<L, T>& u, const Transitions& A, const Filtered<T>& out, Workspace& memory) {
+    using V = typename L::V;
+    using Scalar = typename L::Scalar;
+    const int64_t R = u.R, K = u.K;
+    for (int64_t t = 0; t < u.steps; ++t) {
+        const Scalar inverse = 1.0 / u.c[t];
+        for (int64_t r = 0; r < R; ++r) u.a[t * R + r] *= inverse;
+    }
+    for (int64_t t = 0; t < u.steps; t += tile)
+        u.write(u.a + t * R, std::min(tile, u.steps - t), out.probs + t * K, u.problem.T_ * K);
+
+    // Seen as plain numbers both layouts are the same: the step before lies `sequences` numbers back.
+    constexpr int64_t before = L::sequences;
+    const int64_t n = u.steps * before;
+    const double *c = reinterpret_cast<double*>(u.c), *peak = reinterpret_cast<double*>(u.peak);
+    double* rest = memory.take<double>(n + W);
+    double* normalizer = memory.take<double>(n + W);
+    for (int64_t i = 0; i < n; i += W) {
+        Doubles<W> x{};
+        for (int w = 0; w < W; ++w) x[w] = i + w < n ? c[i + w] : 1.0;
+        const Doubles<W> fraction = log(x * inverse_power(x));
+        store(rest + i, fraction);
+        store(normalizer + i, fraction + exponent(x) * log_2);
+    }
+    const double* start = reinterpret_cast<double*>(&u.start);
+    for (int64_t i = 0; i < n; ++i)
+        normalizer[i] += peak[i] + (i < before ? start[i] : A.shift - rest[i - before]);
+    for (int w = 0; w < u.count; ++w) {
+        T* row = out.log_normalizer + u.members[w] * u.problem.T_;
+        for (int64_t t = 0; t < u.steps; ++t) row[t] = T(normalizer[t * before + w]);
+    }
+}

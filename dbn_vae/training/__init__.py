@@ -1,0 +1,19 @@
+"""Learning: EM, the gradient loop, starts, checkpoints."""
+
+from dbn_vae.training.em import EMStep, em
+from dbn_vae.training.initialise import adopt, cluster, randomly, start
+from dbn_vae.training.sgvb import AscentStep, ascend, estimator_a, estimator_b, ramp
+
+__all__ = [
+    "AscentStep",
+    "EMStep",
+    "adopt",
+    "ascend",
+    "cluster",
+    "em",
+    "estimator_a",
+    "estimator_b",
+    "ramp",
+    "randomly",
+    "start",
+]

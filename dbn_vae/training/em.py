@@ -1,0 +1,89 @@
+"""Baum-Welch, which is EM: expected counts from the exact posterior, then the maximum in closed form.
+
+    for step in em(model, data):        # the caller's loop is the stopping rule, the bar, the checkpoint
+        if step.objective - previous < tol: break
+
+A step is yielded *before* its M-step, so wherever the loop stops the last value yielded belongs to the
+parameters the model has.  Source: Rabiner (1989); Dempster, Laird and Rubin (1977) for why it never decreases.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dbn_vae.emissions.base import ClosedForm
+from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
+
+
+class EMStep(NamedTuple):
+    """Values at the parameters the model has now."""
+
+    log_likelihood: float  # Σ_b weight_b log p(x_b)
+    objective: float  # the same plus the log-prior of the parameters; this never decreases
+
+
+class Expectation(NamedTuple):
+    """What the M-step needs; sums over sequences, so they add over batches and processes."""
+
+    log_likelihood: Tensor  # ()
+    first: Tensor  # (K,) expected first states
+    pairs: Tensor  # (K, K) expected moves
+    emission: tuple[Tensor, ...]
+
+
+@torch.no_grad()
+def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
+    """Improve an HMM with a closed-form emission for as long as the caller asks.
+
+    Raises:
+        TypeError: the emission has no closed-form M-step; ascend it by gradient instead.
+        ValueError: a sequence is impossible under the model.
+    """
+    if not isinstance(model.emission, ClosedForm):
+        raise TypeError(f"{type(model.emission).__name__} has no closed-form M-step; use ascend")
+    while True:
+        e = expect(model, data)
+        log_likelihood = float(e.log_likelihood)
+        yield EMStep(log_likelihood, log_likelihood + float(model.log_parameter_prior()))
+        model.transition.maximize(e.first, e.pairs)
+        model.emission.maximize(*e.emission)
+
+
+def expect(model: HMM, data: Sequences) -> Expectation:
+    """The E-step over all sequences."""
+    assert isinstance(model.emission, ClosedForm)
+    parts = []
+    for batch in data.batches():
+        posterior = model.smooth(batch)
+        require_possible(posterior.log_z, batch.which)
+        weight = batch.weights
+        weighted = posterior.gamma * weight[:, None, None]
+        mask = batch.mask
+        parts.append(
+            Expectation(
+                weight @ posterior.log_z,
+                weighted[:, 0].sum(0),
+                torch.einsum("b,bij->ij", weight, posterior.xi),
+                model.emission.statistics(batch.x[mask], batch.observed[mask], weighted[mask]),
+            )
+        )
+    return Expectation(
+        torch.stack([p.log_likelihood for p in parts]).sum(),
+        torch.stack([p.first for p in parts]).sum(0),
+        torch.stack([p.pairs for p in parts]).sum(0),
+        tuple(torch.stack(s).sum(0) for s in zip(*(p.emission for p in parts), strict=True)),
+    )
+
+
+def require_possible(log_z: Tensor, which: Tensor) -> None:
+    """Raise ValueError naming the sequences of probability 0."""
+    impossible = which[log_z == -torch.inf].tolist()
+    if impossible:
+        raise ValueError(
+            f"sequence {impossible[0]} is impossible under the model (log-likelihood −inf; "
+            f"{len(impossible)} such in all): a forbidden transition, a symbol of probability 0 or a label "
+            "rules out every path. Give the zero probabilities a prior, or fit on data that hold these symbols."
+        )

@@ -1,0 +1,74 @@
+"""Starts: where EM and SGVB begin decides where they end.
+
+An HMM starts from responsibilities, which are just weights: k-means on the frames (or random ones), then one M-step.
+A VAE-HMM starts from a classical HMM fitted to the latents that the static core gives the frames.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbn_vae.emissions.base import ClosedForm
+from dbn_vae.models.hmm import HMM
+from dbn_vae.models.vae_hmm import HMMPrior
+from dbn_vae.sequences import Sequences
+from dbn_vae.transitions.stationary import Stationary
+
+
+def cluster(data: Sequences, n_components: int, generator: torch.Generator) -> Tensor:
+    """Responsibilities (N, K) of k-means on standardised frames, missing entries at the mean."""
+    from sklearn.cluster import KMeans
+
+    x, seen = data.x.flatten(1), data.observed.flatten(1)
+    count = seen.sum(0).clamp_min(1)
+    mean = x.sum(0) / count
+    scale = (((x - mean) * seen).square().sum(0) / count).sqrt()
+    standard = torch.where(seen & (scale > 0), (x - mean) / scale.where(scale > 0, 1.0), 0.0)
+    frames = standard.cpu().numpy()
+    if len(np.unique(frames[:10_000], axis=0)) < n_components:
+        return randomly(data, n_components, generator)
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    sample = frames
+    if len(frames) > 50_000:  # centres need no more than that, and k-means must not dominate
+        sample = frames[np.random.default_rng(seed).choice(len(frames), 50_000, replace=False)]
+    means = KMeans(n_components, n_init=1, random_state=seed).fit(sample)
+    label = torch.as_tensor(means.predict(frames), dtype=torch.int64)
+    return torch.nn.functional.one_hot(label, n_components).to(data.x)
+
+
+def randomly(data: Sequences, n_components: int, generator: torch.Generator) -> Tensor:
+    """Responsibilities (N, K) drawn at random, uniform on the simplex."""
+    weights = torch.rand(data.n_frames, n_components, generator=generator, dtype=torch.float64)
+    weights = -weights.clamp_min(1e-300).log()
+    return (weights / weights.sum(1, keepdim=True)).to(data.x)
+
+
+@torch.no_grad()
+def start(model: HMM, data: Sequences, responsibilities: Tensor) -> None:
+    """One M-step from responsibilities (N, K); moves are counted between neighbouring frames.
+
+    One pseudo-count is spread over every row of moves and over the first states, so that nothing starts
+    impossible but what the model itself forbids.
+    """
+    assert isinstance(model.emission, ClosedForm)
+    K = model.n_components
+    weighted = responsibilities * data.weights.repeat_interleave(data.lengths)[:, None]
+    model.emission.maximize(*model.emission.statistics(data.x, data.observed, weighted))
+    first = torch.zeros(data.n_frames, dtype=torch.bool)
+    first[data.starts] = True
+    pairs = responsibilities[:-1].T @ (weighted[1:] * ~first[1:, None])
+    model.transition.maximize(weighted[first].sum(0) + 1 / K, pairs + 1 / K)
+
+
+@torch.no_grad()
+def adopt(model: HMMPrior, hmm: HMM) -> None:
+    """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM; Σ gives its diagonal."""
+    from dbn_vae.emissions.gaussian import Gaussian
+
+    if not isinstance(hmm.emission, Gaussian) or not isinstance(model.transition, Stationary):
+        raise TypeError("adopt needs a Gaussian HMM and a stationary chain")
+    model.mean.copy_(hmm.emission.mean)
+    variance = hmm.emission.covariance().diagonal(dim1=-2, dim2=-1)
+    model.log_scale.copy_(0.5 * variance.log())
+    model.transition.initial_logits.copy_(hmm.transition.log_initial())
+    model.transition.transition_logits.copy_(hmm.transition.log_transition())

@@ -1,0 +1,94 @@
+"""Stochastic gradient variational Bayes: the one gradient loop.
+
+    L(θ, φ; X) ≃ (N / M) Σ_{b in minibatch} L_b(θ, φ) + log p(θ)          (Kingma and Welling 2014, eq. 8)
+
+divided by the number of frames, so that a learning rate means the same on every data set.  The factor N / M is
+what makes a prior on the parameters weigh the same whatever the batch size.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dbn_vae.models.base import LatentModel, Model
+from dbn_vae.sequences import Batch, Sequences
+
+Objective = Callable[[Batch, float, torch.Generator], Tensor]
+
+
+class AscentStep(NamedTuple):
+    update: int  # 1 after the first
+    epoch: int
+    objective: float  # this minibatch's objective per frame, in nats
+    beta: float
+    gradient_norm: float  # before clipping
+
+
+def ascend(
+    model: Model,
+    data: Sequences,
+    optimizer: torch.optim.Optimizer,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    beta: Callable[[int], float] = lambda update: 1.0,
+    objective: Objective | None = None,
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None,
+    max_norm: float = 10.0,
+) -> Iterator[AscentStep]:
+    """One update of every parameter the optimizer holds for each step the caller asks.
+
+    Args:
+        beta: weight of the KL at an update; only at 1 is the objective a bound.
+        objective: (batch, β, generator) to (B,); the model's own unless given, see estimator_a.
+        augment: applied to each minibatch, resampled binarisation for one.
+        max_norm: the gradient's norm is clipped there.
+
+    Raises FloatingPointError when the objective is no longer finite, naming the update.
+    """
+    objective = objective or own_objective(model)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    update = 0
+    for epoch in range(10**9):
+        for batch in data.shuffled(batch_size, generator):
+            if augment is not None:
+                batch = augment(batch, generator)
+            weight_of_kl = beta(update)
+            values = objective(batch, weight_of_kl, generator) * batch.weights
+            scaled = values.sum() * len(data) / len(values) + model.log_parameter_prior()
+            loss = -scaled / data.n_frames
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(
+                    f"the objective is {-loss.item()} at update {update}; lower the learning rate, "
+                    "or look for extreme values in X"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+            optimizer.step()
+            update += 1
+            per_frame = float(values.detach().sum() / batch.lengths.sum())
+            yield AscentStep(update, epoch, per_frame, weight_of_kl, float(norm))
+
+
+def own_objective(model: Model) -> Objective:
+    """What the model itself says to ascend."""
+    return lambda batch, beta, generator: model.objective(batch, beta=beta, generator=generator)
+
+
+def estimator_a(model: LatentModel, n_samples: int = 1) -> Objective:
+    """SGVB estimator A, log p(x, z) − log q(z | x) (Kingma and Welling 2014, eq. 6)."""
+    return lambda batch, beta, g: model.elbo_sampled(batch, n_samples, g).weighted(beta)
+
+
+def estimator_b(model: LatentModel, n_samples: int = 1) -> Objective:
+    """SGVB estimator B, the KL analytic where it can be (Kingma and Welling 2014, eq. 7)."""
+    return lambda batch, beta, g: model.elbo(batch, n_samples, g).weighted(beta)
+
+
+def ramp(n_updates: int, start: float = 0.01) -> Callable[[int], float]:
+    """β from start to 1 in n_updates, then 1: by updates, since epochs mean nothing across data sets."""
+    return lambda update: 1.0 if update >= n_updates else start + (1 - start) * update / n_updates
