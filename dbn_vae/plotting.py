@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 # Okabe and Ito's, without yellow and black: a yellow line vanishes on white, and black is text.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
 SHADE = "#9A9A9A"
-DPI = 120
+DPI = 144
 
 
 def state_colour(k: int) -> tuple[float, float, float]:
@@ -61,6 +61,7 @@ def series_by_state(
         )
     shade(axes, t, held_out)
     label_time(axes, t)
+    axes.margins(x=0.005)
     axes.set_ylabel(ylabel)
     legend_beside(axes)
     return figure
@@ -95,9 +96,9 @@ def transition_matrix(A: Any, labels: Sequence[str] | None = None) -> "Figure":
     require_shape("labels", np.asarray(names), (len(a),))
     side = float(np.clip(1.6 + 0.55 * len(a), 3.0, 9.0))
     figure, axes = canvas(side + 1.0, side)
-    image = axes.imshow(a, cmap="cividis", vmin=0, vmax=1)
+    image = axes.imshow(a, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*a.shape):
-        ink = "black" if a[i, j] > 0.55 else "white"
+        ink = "white" if a[i, j] > 0.55 else "black"
         axes.text(j, i, short_probability(a[i, j]), ha="center", va="center", color=ink, fontsize=8)
     long = max(map(len, names)) > 3
     axes.set_xticks(range(len(a)), names, rotation=45 if long else 0, ha="right" if long else "center")
@@ -148,13 +149,11 @@ def image_grid(images: Any, *, columns: int, titles: Sequence[str] | None = None
     n, H, W = pictures.shape
     if titles is not None:
         require_shape("titles", np.asarray(titles), (n,))
-    gap = max(1, round(W / 14))
-    row_gap = gap if titles is None else gap + round(0.35 * W)
-    figure, axes = grid_canvas(pictures, columns, gap, row_gap)
-    for i, title in enumerate(titles or ()):
-        row, column = divmod(i, columns)
-        x, y = column * (W + gap) + W / 2 - 0.5, row * (H + row_gap) - 0.5 - 0.05 * W
-        axes.text(x, y, title, ha="center", va="bottom", fontsize=8)
+    gap = spacing(W)
+    whole, corners = mosaic(pictures, columns, gap, gap if titles is None else gap + round(0.35 * W))
+    figure, axes = picture_canvas(whole, pictures, columns)
+    for (top, left), title in zip(corners, titles or (), strict=titles is not None):
+        axes.text(left + W / 2 - 0.5, top - 0.05 * W - 0.5, title, ha="center", va="bottom", fontsize=8)
     return figure
 
 
@@ -164,17 +163,19 @@ def reconstruction_grid(originals: Any, reconstructions: Any, *, columns: int = 
     require_shape("reconstructions", below, above.shape)
     n, H, W = above.shape
     columns = min(columns, n)
-    missing = -n % columns
-    blank = np.full((missing, H, W), np.nan)
-    halves = [np.concatenate([p, blank]).reshape(-1, columns, H, W) for p in (above, below)]
-    rows = np.stack(halves, 1).reshape(-1, H, W)
-    gap = max(1, round(W / 14))
-    figure, axes = grid_canvas(rows, columns, gap, gap)
-    centres = np.arange(len(rows) // columns) * (H + gap) + H / 2 - 0.5
+    gap = spacing(W)
+    pairs = np.concatenate([above, np.full((n, gap, W), np.nan), below], 1)
+    whole, corners = mosaic(pairs, columns, gap, 3 * gap)
+    figure, axes = picture_canvas(whole, pairs, columns)
+    tops = np.asarray([top for top, left in corners if left == 0])
     axes.set_axis_on()
-    axes.spines[:].set_visible(False)
     axes.set_xticks([])
-    axes.set_yticks(centres, ["original", "reconstruction"] * (len(centres) // 2), fontsize=9)
+    axes.set_yticks(
+        np.stack([tops, tops + H + gap], 1).reshape(-1) + (H - 1) / 2,
+        ["original", "reconstruction"] * len(tops),
+        fontsize=9,
+    )
+    axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure
 
@@ -190,15 +191,15 @@ def manifold_grid(decode: Callable[[Array], Any], n: int = 20) -> "Figure":
     z = ndtri((np.arange(n) + 0.5) / n)
     plane = np.stack(np.meshgrid(z, z[::-1]), -1).reshape(-1, 2)
     pictures = check_images("decode(z)", decode(plane))
-    figure, axes = grid_canvas(pictures, n, 0, 0)
     H, W = pictures.shape[1:]
-    every = np.unique(np.linspace(0, n - 1, 5).round().astype(int))
+    figure, axes = picture_canvas(mosaic(pictures, n, 0, 0)[0], pictures, n)
+    every = np.unique(np.linspace(0, n - 1, 6).round().astype(int))
     axes.set_axis_on()
     axes.set_xticks(every * W + (W - 1) / 2, [f"{v:.2f}".replace("-", "−") for v in z[every]])
     axes.set_yticks((n - 1 - every) * H + (H - 1) / 2, [f"{v:.2f}".replace("-", "−") for v in z[every]])
     axes.set_xlabel("z₁ (prior standard deviations)")
     axes.set_ylabel("z₂ (prior standard deviations)")
-    figure.set_size_inches(7.0, 7.0)
+    figure.set_size_inches(7.0, 7.0 * H / W)
     return figure
 
 
@@ -216,14 +217,14 @@ def held_out_table(
     to where the truth lies: to the right.
     """
     markers = {
-        "exact": ("exact log p(x)", "o", PALETTE[0]),
-        "importance bound": ("importance bound, at most log p(x)", ">", PALETTE[2]),
-        "ELBO": ("ELBO, at most log p(x)", "$\\triangleright$", PALETTE[5]),
+        "exact": ("exact log p(x)", "o", PALETTE[0], PALETTE[0]),
+        "importance bound": ("importance bound, at most log p(x)", ">", PALETTE[2], PALETTE[2]),
+        "ELBO": ("ELBO, at most log p(x)", ">", PALETTE[5], "white"),
     }
     sort = [kind_of(kind, markers) for kind in kinds]
     figure, axes = canvas(8.0, 1.4 + 0.36 * len(names))
     for key in [key for key in markers if key in sort]:
-        label, marker, colour = markers[key]
+        label, marker, colour, face = markers[key]
         rows = [i for i, k in enumerate(sort) if k == key]
         axes.errorbar(
             [values[i] for i in rows],
@@ -231,6 +232,7 @@ def held_out_table(
             xerr=[errors[i] for i in rows],
             fmt=marker,
             color=colour,
+            markerfacecolor=face,
             markersize=7,
             capsize=3,
             linewidth=1.2,
@@ -260,7 +262,7 @@ def save(figure: "Figure", path: Path | str) -> None:
 
 def rendered(figure: "Figure", kind: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DPI)
+    figure.savefig(buffer, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()
 
 
@@ -273,23 +275,35 @@ def canvas(width: float, height: float) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def grid_canvas(pictures: Array, columns: int, gap: int, row_gap: int) -> tuple["Figure", "Axes"]:
-    """All pictures in one image: a subplot each would take seconds."""
+def mosaic(pictures: Array, columns: int, gap: int, row_gap: int) -> tuple[Array, list[tuple[int, int]]]:
+    """All pictures in one image, NaN between them, and each one's top left corner.
+
+    One image rather than a subplot a picture: a hundred subplots take seconds.
+    """
     if columns < 1:
         raise ValueError(f"columns={columns} must be at least 1")
     n, H, W = pictures.shape
     columns = min(columns, n)
     rows = -(-n // columns)
     whole = np.full((rows * (H + row_gap) - row_gap, columns * (W + gap) - gap), np.nan)
-    for i, picture in enumerate(pictures):
-        top, left = (i // columns) * (H + row_gap), (i % columns) * (W + gap)
+    corners = [(i // columns * (H + row_gap), i % columns * (W + gap)) for i in range(n)]
+    for (top, left), picture in zip(corners, pictures, strict=True):
         whole[top : top + H, left : left + W] = picture
+    return whole, corners
+
+
+def picture_canvas(whole: Array, pictures: Array, columns: int) -> tuple["Figure", "Axes"]:
+    """One grey scale, 0 to 1 unless the values reach further."""
     width = float(np.clip(0.75 * columns, 2.0, 9.0))
     figure, axes = canvas(width, width * whole.shape[0] / whole.shape[1])
     low, high = min(0.0, float(np.nanmin(pictures))), max(1.0, float(np.nanmax(pictures)))
     axes.imshow(whole, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     axes.set_axis_off()
     return figure, axes
+
+
+def spacing(width: int) -> int:
+    return max(1, round(width / 14))
 
 
 def time_axis(dates: Any) -> Array:

@@ -51,7 +51,7 @@ FORMS = {
         frame(who=list("xxxyzzzz")), sequence="who"
     ),
     "frame of nullable floats": lambda: Sequences.from_any(
-        frame().convert_dtypes(convert_integer=False), LENGTHS
+        frame().astype("Float64"), LENGTHS
     ),
     "frame with a MultiIndex": lambda: Sequences.from_any(multi_index()),
 }
@@ -226,7 +226,7 @@ def test_frames_are_sequences_of_one_step():
 def test_the_caller_s_data_are_not_touched():
     x = FLAT.copy()
     data = Sequences.from_any(x, LENGTHS)
-    data.x += 1
+    data.x.add_(1)
     assert np.array_equal(x, FLAT, equal_nan=True)
 
 

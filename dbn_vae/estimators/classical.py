@@ -140,11 +140,12 @@ class ClassicalHMM(StateEstimator):
         model.emission.frozen = frozenset(
             name for letter, name in self.parts.items() if letter not in self.params
         )
+        # counted here: zeros of the start are structure, zeros that EM arrives at are estimates
+        self.n_free_ = model.transition.n_free() + model.emission.n_free()
 
     def keep(self, model: HMM) -> None:
         self.absorb_chain(model, "st")
         self.absorb(model.emission, "".join(self.letters))
-        self.n_free_ = model.transition.n_free() + model.emission.n_free()
 
     def absorb_chain(self, model: HMM, letters: str) -> None:
         if "s" in letters:

@@ -9,6 +9,10 @@
 // Those are compiled once for every instruction set, each in its own namespace; the machine decides at run
 // time.  This file holds what they share: tables, memory, threads, and the Python interface.
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -86,7 +90,13 @@ private:
     struct Free { void operator()(char* p) const { ::operator delete[](p, std::align_val_t(64)); } };
     struct Block {
         explicit Block(size_t n)
-            : size(n), start(static_cast<char*>(::operator new[](n, std::align_val_t(64)))) {}
+            : size(n), start(static_cast<char*>(::operator new[](n, std::align_val_t(64)))) {
+#ifdef MADV_HUGEPAGE  // fresh memory costs a page fault per page, as much as a fast recursion
+            const uintptr_t page = uintptr_t(1) << 21, from = (uintptr_t(start.get()) + page - 1) / page * page;
+            const uintptr_t to = (uintptr_t(start.get()) + n) / page * page;
+            if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#endif
+        }
         size_t size;
         std::unique_ptr<char, Free> start;
     };
@@ -94,7 +104,7 @@ private:
     size_t used = 0;
 };
 
-// Fresh memory costs a page fault per 4 kB, as much as a fast recursion; so a few workspaces are kept.
+// A few workspaces are kept from call to call, because fresh memory is slow.
 class Workspaces {
 public:
     std::unique_ptr<Workspace> get() {

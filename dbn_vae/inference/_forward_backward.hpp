@@ -96,16 +96,18 @@ struct Unit {
     Scalar log_z;
     T* nowhere = nullptr;    // where missing lanes write
 
-    Unit(const Problem<T>& problem, const int64_t* members, int count, Workspace& memory)
+    // keep: all steps stay in memory, for the way back; otherwise one tile, and the step before it.
+    Unit(const Problem<T>& problem, const int64_t* members, int count, bool keep, Workspace& memory)
         : problem(problem), members(members), count(count), K(problem.K), R(L::rows(problem.K)) {
         steps = problem.length(members[0]);
         shortest = problem.length(members[count - 1]);  // sequences come sorted, longest first
-        a = memory.take<V>(steps * R);
-        e = memory.take<V>(steps * R);
+        const int64_t held = keep ? steps : std::min(steps, tile + 1);
+        a = memory.take<V>(held * R);
+        e = memory.take<V>(held * R);
         initial = memory.take<V>(R);
-        c = memory.take<Scalar>(steps);
-        peak = memory.take<Scalar>(steps);
-        dip = memory.take<Scalar>(steps);
+        c = memory.take<Scalar>(held + W);  // read in whole vectors
+        peak = memory.take<Scalar>(held);
+        dip = memory.take<Scalar>(held);
         if (count < L::sequences) nowhere = memory.take<T>(std::max(tile, K) * K);
         for (int w = 0; w < L::sequences; ++w) number(length, w) = double(problem.length(member(w)));
     }
@@ -196,8 +198,10 @@ void inspect(const U& unit, const typename L::V* message, const double* matrix, 
     });
 }
 
-template <class L, class T>
-void forward(Unit<L, T>& u, const Transitions& A) {
+// after(t0, t1) is called when the messages of these steps are there.  Without `keep` it is the last to see them: the
+// tables then start at step t1 − 1 and the next tile overwrites the rest.
+template <class L, class T, class After>
+void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
     using V = typename L::V;
     using Scalar = typename L::Scalar;
     using Weight = typename L::Weight;
@@ -210,6 +214,8 @@ void forward(Unit<L, T>& u, const Transitions& A) {
     V top = none, bottom{};
     for (int64_t r = 0; r < R; ++r) top = larger(u.initial[r], top);
     const Scalar start = u.start = L::top(top);
+    V *first_a = u.a, *first_e = u.e;
+    Scalar *first_c = u.c, *first_peak = u.peak, *first_dip = u.dip, last = Scalar{} + 1.0;
     for (int64_t r = 0; r < R; ++r) {
         const V x = u.initial[r] - start;
         bottom = smaller(x > -INFINITY ? x : V{}, bottom);
@@ -266,6 +272,7 @@ void forward(Unit<L, T>& u, const Transitions& A) {
             }
             u.c[t] = L::total(total);
             u.bad |= inside & ~less(Scalar{} + safe, u.c[t]);
+            last = select(inside, u.c[t], last);
             shifts.add(select(inside, u.peak[t] + (t ? A.shift : 0.0), Scalar{}));
         }
         const bool look = any(less(least, Scalar{} + safe) & ~u.bad);
@@ -274,10 +281,17 @@ void forward(Unit<L, T>& u, const Transitions& A) {
                 inspect<L>(u, u.a + (t - 1) * R, A.by_row, A.stride, u.inside(t), lost, u.bad);
             lost |= u.inside(t) & less(u.dip[t], Scalar{} + log_safe);
         }
+        after(t0, t1);
+        if (!keep) {
+            std::copy(u.a + (t1 - 1) * R, u.a + t1 * R, first_a);
+            first_c[0] = u.c[t1 - 1];
+            u.a = first_a - (t1 - 1) * R;
+            u.e = first_e - (t1 - 1) * R;
+            u.c = first_c - (t1 - 1);
+            u.peak = first_peak - (t1 - 1);
+            u.dip = first_dip - (t1 - 1);
+        }
     }
-    Scalar last;
-    for (int w = 0; w < L::sequences; ++w)
-        u.number(last, w) = u.number(u.c[u.problem.length(u.member(w)) - 1], w);
     u.log_z = (shifts.high + shifts.low) + (exponents * log_2 + log(last));
 }
 
@@ -383,38 +397,36 @@ void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Works
     u.write(pairs, K, out.xi, K * K);
 }
 
-// Filtered probabilities and the log-normaliser of each step, log p(x_t | x_{1:t-1}): a_t carries the power of two
-// taken from a_{t-1}, so the remainder of c_{t-1} has to come off.
+// Filtered probabilities and log-normalisers of the steps t0 to t1 − 1.
 template <class L, class T>
-void write_filtered(Unit<L, T>& u, const Transitions& A, const Filtered<T>& out, Workspace& memory) {
-    using V = typename L::V;
+void write_filtered(Unit<L, T>& u, const Transitions& A, int64_t t0, int64_t t1,
+                    const Filtered<T>& out, double* rest, double* normalizer) {
     using Scalar = typename L::Scalar;
-    const int64_t R = u.R, K = u.K;
-    for (int64_t t = 0; t < u.steps; ++t) {
+    const int64_t R = u.R, K = u.K, T_ = u.problem.T_;
+    for (int64_t t = t0; t < t1; ++t) {
         const Scalar inverse = 1.0 / u.c[t];
-        for (int64_t r = 0; r < R; ++r) u.a[t * R + r] *= inverse;
+        for (int64_t r = 0; r < R; ++r) u.e[t * R + r] = u.a[t * R + r] * inverse;
     }
-    for (int64_t t = 0; t < u.steps; t += tile)
-        u.write(u.a + t * R, std::min(tile, u.steps - t), out.probs + t * K, u.problem.T_ * K);
+    u.write(u.e + t0 * R, t1 - t0, out.probs + t0 * K, T_ * K);
 
-    // Seen as plain numbers both layouts are the same: the step before lies `sequences` numbers back.
-    constexpr int64_t before = L::sequences;
-    const int64_t n = u.steps * before;
-    const double *c = reinterpret_cast<double*>(u.c), *peak = reinterpret_cast<double*>(u.peak);
-    double* rest = memory.take<double>(n + W);
-    double* normalizer = memory.take<double>(n + W);
+    // a_t carries the power of two taken from a_{t-1}; the rest of c_{t-1}, between 1 and 2, has to come off.
+    // Seen as plain numbers both layouts are the same: the step before lies `back` numbers before.
+    constexpr int64_t back = L::sequences;
+    const int64_t skip = t0 ? back : 0, n = (t1 - t0) * back + skip;
+    const double* c = reinterpret_cast<double*>(u.c + t0) - skip;
+    const double* peak = reinterpret_cast<double*>(u.peak + t0) - skip;
+    const double* start = reinterpret_cast<double*>(&u.start);
     for (int64_t i = 0; i < n; i += W) {
-        Doubles<W> x{};
-        for (int w = 0; w < W; ++w) x[w] = i + w < n ? c[i + w] : 1.0;
-        const Doubles<W> fraction = log(x * inverse_power(x));
+        const Doubles<W> x = load<W>(c + i), fraction = log(x * inverse_power(x));
         store(rest + i, fraction);
         store(normalizer + i, fraction + exponent(x) * log_2);
     }
-    const double* start = reinterpret_cast<double*>(&u.start);
-    for (int64_t i = 0; i < n; ++i)
-        normalizer[i] += peak[i] + (i < before ? start[i] : A.shift - rest[i - before]);
+    if (!t0)
+        for (int64_t i = 0; i < back; ++i) normalizer[i] += peak[i] + start[i];
+    for (int64_t i = back; i < n; ++i) normalizer[i] += peak[i] + (A.shift - rest[i - back]);
     for (int w = 0; w < u.count; ++w) {
-        T* row = out.log_normalizer + u.members[w] * u.problem.T_;
-        for (int64_t t = 0; t < u.steps; ++t) row[t] = T(normalizer[t * before + w]);
+        T* row = out.log_normalizer + u.members[w] * T_ + t0;
+        const double* from = normalizer + skip + w;
+        for (int64_t t = 0; t < t1 - t0; ++t) row[t] = T(from[t * back]);
     }
 }

@@ -27,14 +27,21 @@ void scaled(const Job<T>& job, const int64_t* members, int count, Workspace& mem
     const Transitions A = p.kind == Kind::shared
                               ? job.transitions
                               : prepare(p.log_transition(members[0], 1), p.K, job.stride, memory);
-    Unit<L, T> u(p, members, count, memory);
-    forward(u, A);
-    if (job.verb == Verb::filter) {
-        write_filtered(u, A, job.filtered, memory);
-    } else if (job.verb == Verb::smooth) {
+    const bool keep = job.verb != Verb::filter;
+    Unit<L, T> u(p, members, count, keep, memory);
+    if (!keep) {
+        double* rest = memory.take<double>((tile + 2) * W);
+        double* normalizer = memory.take<double>((tile + 2) * W);
+        forward(u, A, keep, [&](int64_t t0, int64_t t1) {
+            write_filtered(u, A, t0, t1, job.filtered, rest, normalizer);
+        });
+    } else {
+        forward(u, A, keep, [](int64_t, int64_t) {});
+    }
+    if (job.verb == Verb::smooth) {
         backward(u, A, job.smoothed, memory);
     } else if constexpr (L::sequences == 1) {
-        if (!u.bad && !sample(u, A, job.sampled, memory)) u.bad = -1;
+        if (job.verb == Verb::sample && !u.bad && !sample(u, A, job.sampled, memory)) u.bad = -1;
     }
     for (int w = 0; w < count; ++w) {
         if (reinterpret_cast<const int64_t*>(&u.bad)[w])
@@ -50,10 +57,14 @@ template <class T>
 void run(const Job<T>& job, const int64_t* members, int count, Workspace& memory) {
     const Problem<T>& p = job.problem;
     if (job.verb == Verb::decode) {
-        if (job.lanes)
-            viterbi_lanes(p, members, count, job.decoded, memory);
+        if (p.K > 256)
+            viterbi<OnePath<T, W>, uint32_t>(p, members, 1, job.decoded, memory);
+        else if (job.lanes)
+            viterbi<ManyPaths<T, W>, uint8_t>(p, members, count, job.decoded, memory);
+        else if (p.K <= 4)
+            viterbi<OnePath<T, 4>, uint8_t>(p, members, 1, job.decoded, memory);
         else
-            viterbi_wide(p, members[0], job.decoded, memory);
+            viterbi<OnePath<T, W>, uint8_t>(p, members, 1, job.decoded, memory);
     } else if (p.varies_in_time()) {
         exactly(job, members[0], memory);
     } else if (job.lanes) {

@@ -1,145 +1,143 @@
 // The most probable path:  m_t(k) = l_t(k) + max_j ( m_{t-1}(j) + log A_jk ) − c_t,  c_t = max_k of the rest.
 //
-// All arithmetic is the reference's, in the potentials' own type and order, so that ties fall alike:
-// the first of equal maxima wins.
+// All arithmetic is the reference's, in the potentials' own type and order, so that ties fall alike: the
+// first of equal maxima wins.  Lanes or wide as in _forward_backward.hpp.
+
+template <class T, int N>
+struct ManyPaths {
+    static constexpr int sequences = N;
+    using V = Vector<T, N>;
+    using Message = V;
+    using Weight = T;
+    static V top(V v) { return v; }
+    static Doubles<N> number(V c) { return __builtin_convertvector(c, Doubles<N>); }
+};
+
+template <class T, int N>
+struct OnePath {
+    static constexpr int sequences = 1;
+    using V = Vector<T, N>;
+    using Message = T;
+    using Weight = V;
+    static T top(V v) { return reduce<Most, N, T>(v); }
+    static double number(T c) { return c; }
+};
 
 template <class V>
 inline V finite_part(V x) { return x == -INFINITY ? V{} : x; }
 
-// W sequences at a time, a lane each; K ≤ 256, so that a back-pointer is a byte.
+// n rows of K numbers, each filled up with −∞ to `pitch` numbers.
 template <class T>
-void viterbi_lanes(const Problem<T>& p, const int64_t* members, int count, const Decoded<T>& out,
-                   Workspace& memory) {
-    using V = Vector<T, W>;
+void pad(const T* from, int64_t n, int64_t K, int64_t pitch, T* to) {
+    for (int64_t i = 0; i < n; ++i, from += K, to += pitch)
+        for (int64_t k = 0; k < pitch; ++k) to[k] = k < K ? from[k] : T(-INFINITY);
+}
+
+// Pointer: the smallest unsigned type that holds a state.
+template <class L, class Pointer, class T>
+void viterbi(const Problem<T>& p, const int64_t* members, int count, const Decoded<T>& out,
+             Workspace& memory) {
+    using V = typename L::V;
     using Index = MaskOf<V>;
-    using Byte = Vector<uint8_t, W>;
-    const int64_t K = p.K, steps = p.length(members[0]);
-    V *l = memory.take<V>(tile * K), *m = memory.take<V>(2 * K), *before = m + K;
-    Byte* arrived = memory.take<Byte>(steps * K);  // the best predecessor
-    LongSum<Doubles<W>> score;
-    const T *emission[W], *initial[W];
-    int64_t length[W], state[W];
-    for (int w = 0; w < W; ++w) {
+    using Integer = typename std::decay<decltype(Index{}[0])>::type;
+    using Weight = typename L::Weight;
+    constexpr int N = sizeof(V) / sizeof(T);
+    constexpr bool many = L::sequences > 1;
+    using Pointers = Vector<Pointer, N>;
+    const int64_t K = p.K, R = many ? K : (K + N - 1) / N, steps = p.length(members[0]);
+
+    V *l = memory.take<V>(tile * R), *m = memory.take<V>(2 * R), *before = m + R;
+    Pointers* arrived = memory.take<Pointers>(steps * R);  // the best predecessor of every state
+    const T *emission[L::sequences], *initial[L::sequences];
+    int64_t length[L::sequences], state[L::sequences] = {};
+    for (int w = 0; w < L::sequences; ++w) {
         const int64_t b = members[w < count ? w : count - 1];
         emission[w] = p.emission + b * p.T_ * K;
         initial[w] = p.initial + b * K;
         length[w] = p.length(b);
     }
-    for (int64_t t = 0; t < steps; ++t) {
-        if (t % tile == 0) {
-            const T* rows[W];
-            for (int w = 0; w < W; ++w) rows[w] = emission[w] + t * K;
-            gather_lanes(rows, std::min(tile, steps - t) * K, l);
-        }
-        const V* here = l + t % tile * K;
-        V c = V{} - T(INFINITY);
-        std::swap(m, before);
-        if (t == 0) {
-            gather_lanes(initial, K, m);
-            for (int64_t k = 0; k < K; ++k) m[k] += here[k], c = larger(m[k], c);
+    const auto read = [&](const T* (&rows)[L::sequences], int64_t t, int64_t n, V* to) {
+        if constexpr (many) {
+            const T* from[N];
+            for (int w = 0; w < N; ++w) from[w] = rows[w] + t * K;
+            gather_lanes(from, n * K, to);
         } else {
-            in_blocks(K, [&](auto block, int64_t first) {
+            pad(rows[0] + t * K, n, K, R * N, reinterpret_cast<T*>(to));
+        }
+    };
+    // Lanes share one table, read as it lies; one path reads its own, padded.
+    V* padded = many ? nullptr : memory.take<V>(K * R);
+    const auto read_transition = [&](int64_t t) {
+        if constexpr (!many)
+            pad(p.log_transition(members[0], t), K, K, R * N, reinterpret_cast<T*>(padded));
+    };
+    if (!p.varies_in_time()) read_transition(1);
+    const Weight* A = many ? reinterpret_cast<const Weight*>(p.transition)
+                           : reinterpret_cast<const Weight*>(padded);
+
+    LongSum<decltype(L::number(L::top(V{})))> score;
+    for (int64_t t = 0; t < steps; ++t) {
+        if (t % tile == 0) read(emission, t, std::min(tile, steps - t), l);
+        if (t && p.varies_in_time()) read_transition(t);
+        const V* here = l + t % tile * R;
+        std::swap(m, before);
+        V top = V{} - T(INFINITY);
+        if (t == 0) {
+            read(initial, 0, 1, m);
+            for (int64_t r = 0; r < R; ++r) m[r] += here[r], top = larger(m[r], top);
+        } else {
+            const auto* from = reinterpret_cast<const typename L::Message*>(before);
+            in_blocks(R, [&](auto block, int64_t first) {
                 V best[block];
-                Index from[block];
+                Index origin[block];
                 for (int i = 0; i < block; ++i) {
-                    best[i] = before[0] + p.transition[first + i];
-                    from[i] = Index{};
+                    best[i] = from[0] + A[first + i];
+                    origin[i] = Index{};
                 }
                 for (int64_t j = 1; j < K; ++j)
                     for (int i = 0; i < block; ++i) {
-                        const V arrive = before[j] + p.transition[j * K + first + i];
+                        const V arrive = from[j] + A[j * R + first + i];
                         const Index better = arrive > best[i];
                         best[i] = better ? arrive : best[i];
-                        from[i] = better ? Index{} + typename std::decay<decltype(from[0][0])>::type(j) : from[i];
+                        origin[i] = better ? Index{} + Integer(j) : origin[i];
                     }
                 for (int i = 0; i < block; ++i) {
                     m[first + i] = best[i] + here[first + i];
-                    c = larger(m[first + i], c);
-                    arrived[t * K + first + i] = __builtin_convertvector(from[i], Byte);
+                    top = larger(m[first + i], top);
+                    arrived[t * R + first + i] = __builtin_convertvector(origin[i], Pointers);
                 }
             });
         }
-        for (int64_t k = 0; k < K; ++k) m[k] -= finite_part(c);
-        Doubles<W> step = __builtin_convertvector(c, Doubles<W>);
-        for (int w = 0; w < W; ++w) {
-            if (t >= length[w]) step[w] = 0.0;
-            if (t == length[w] - 1) {
-                state[w] = 0;
+        const auto c = L::top(top);
+        for (int64_t r = 0; r < R; ++r) m[r] -= finite_part(c);
+        auto gained = L::number(c);
+        if constexpr (many) {
+            const T* numbers = reinterpret_cast<const T*>(m);
+            for (int w = 0; w < N; ++w) {
+                if (t >= length[w]) gained[w] = 0.0;
+                if (t != length[w] - 1) continue;
                 for (int64_t k = 1; k < K; ++k)
-                    if (m[k][w] > m[state[w]][w]) state[w] = k;
+                    if (numbers[k * N + w] > numbers[state[w] * N + w]) state[w] = k;
             }
         }
-        score.add(step);
+        score.add(gained);
     }
+    if constexpr (!many) {
+        const T* numbers = reinterpret_cast<const T*>(m);
+        for (int64_t k = 1; k < K; ++k)
+            if (numbers[k] > numbers[state[0]]) state[0] = k;
+    }
+
+    const Pointer* pointers = reinterpret_cast<const Pointer*>(arrived);
     for (int64_t t = steps - 1; t >= 0; --t)
         for (int w = 0; w < count; ++w) {
             if (t >= length[w]) continue;
             out.states[members[w] * p.T_ + t] = state[w];
-            if (t) state[w] = arrived[t * K + state[w]][w];
+            if (t) state[w] = pointers[t * R * N + (many ? state[w] * N + w : state[w])];
         }
-    for (int w = 0; w < count; ++w)
-        out.score[members[w]] =
-            T(score.high[w] == -INFINITY ? -INFINITY : score.high[w] + score.low[w]);
-}
-
-// One sequence, the states across a vector.  All messages are kept instead of back-pointers: the way back
-// needs one maximum over K a step, the way forth then no indices.
-template <class T>
-void viterbi_wide(const Problem<T>& p, int64_t sequence, const Decoded<T>& out, Workspace& memory) {
-    constexpr int N = 32 / sizeof(T) > W ? W : 32 / sizeof(T);
-    using V = Vector<T, N>;
-    const int64_t K = p.K, R = (K + N - 1) / N, steps = p.length(sequence);
-    const T* emission = p.emission + sequence * p.T_ * K;
-    V *A = memory.take<V>(K * R), *messages = memory.take<V>(steps * R), *l = memory.take<V>(R);
-    const V none = V{} - T(INFINITY);
-    auto pad = [&](const T* from, int64_t n, V* to) {
-        T* row = reinterpret_cast<T*>(to);
-        for (int64_t i = 0; i < n; ++i, row += R * N, from += K) {
-            std::memcpy(row, from, K * sizeof(T));
-            std::fill(row + K, row + R * N, T(-INFINITY));
-        }
-    };
-    if (!p.varies_in_time()) pad(p.log_transition(sequence, 1), K, A);
-    LongSum<double> score;
-    for (int64_t t = 0; t < steps; ++t) {
-        V* m = messages + t * R;
-        const T* before = reinterpret_cast<const T*>(m - R);
-        if (t && p.varies_in_time()) pad(p.log_transition(sequence, t), K, A);
-        pad(emission + t * K, 1, l);
-        V top = none;
-        if (t == 0) {
-            pad(p.initial + sequence * K, 1, m);
-            for (int64_t r = 0; r < R; ++r) m[r] += l[r], top = larger(m[r], top);
-        } else {
-            in_blocks(R, [&](auto block, int64_t first) {
-                V best[block];
-                for (int i = 0; i < block; ++i) best[i] = none;
-                for (int64_t j = 0; j < K; ++j)
-                    for (int i = 0; i < block; ++i)
-                        best[i] = larger(A[j * R + first + i] + before[j], best[i]);
-                for (int i = 0; i < block; ++i) {
-                    m[first + i] = best[i] + l[first + i];
-                    top = larger(m[first + i], top);
-                }
-            });
-        }
-        const T c = reduce<Most, N, T>(top);
-        for (int64_t r = 0; r < R; ++r) m[r] -= c == -INFINITY ? T(0) : c;
-        score.add(c);
+    for (int w = 0; w < count; ++w) {
+        const double high = reinterpret_cast<double*>(&score.high)[w];
+        const double low = reinterpret_cast<double*>(&score.low)[w];
+        out.score[members[w]] = T(high == -INFINITY ? high : high + low);
     }
-    int64_t state = 0;
-    int64_t* states = out.states + sequence * p.T_;
-    for (int64_t t = steps - 1; t >= 0; --t) {
-        const T* m = reinterpret_cast<const T*>(messages + t * R);
-        const T* column = t + 1 < steps ? p.log_transition(sequence, t + 1) + state : nullptr;
-        T best = -INFINITY;
-        int64_t first = 0;
-        for (int64_t j = 0; j < K; ++j) {
-            const T x = column ? m[j] + column[j * K] : m[j];
-            first = x > best ? j : first;
-            best = larger(x, best);
-        }
-        states[t] = state = first;
-    }
-    out.score[sequence] = T(score.high == -INFINITY ? -INFINITY : score.high + score.low);
 }

@@ -4,11 +4,14 @@ A backend is a module with filter, smooth, viterbi and sample over a canonical C
 made from the chain alone, never by the user; `using` overrides it in tests and benchmarks.
 """
 
+import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dbn_vae.inference import reference
@@ -23,6 +26,13 @@ class Backend(Protocol):
 
 
 available: dict[str, Backend] = {"reference": reference}
+try:
+    from dbn_vae.inference import cpu
+except ImportError:  # installed without a C++ compiler
+    pass
+else:
+    available["cpu"] = cpu
+
 _forced: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -31,7 +41,25 @@ def backend(chain: Chain) -> Backend:
 
 
 def choose(chain: Chain) -> str:
-    return "reference"
+    emission = chain.log_emission
+    potentials = (chain.log_initial, chain.log_transition, emission)
+    if not all(x.is_cpu and x.dtype == emission.dtype for x in potentials):
+        return "reference"
+    if emission.dtype not in (torch.float32, torch.float64):
+        return "reference"
+    if "cpu" not in available:
+        notice()
+        return "reference"
+    return "cpu"
+
+
+@functools.cache
+def notice() -> None:
+    warnings.warn(
+        "dbn_vae was installed without its compiled engine: inference runs in plain torch, exact but many "
+        "times slower. Install a C++ compiler (GCC or Clang) and reinstall dbn_vae to have it.",
+        stacklevel=2,
+    )
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from torch import Tensor
 from dbn_vae.inference import _cpu
 from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
 
-DTYPES = (torch.float32, torch.float64)
-
 
 def filter(chain: Chain) -> Filtered:
     tables, *alive = prepare(chain)

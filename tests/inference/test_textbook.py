@@ -7,6 +7,13 @@ import torch
 
 from dbn_vae import inference
 from dbn_vae.inference import Chain
+from dbn_vae.inference.backends import available
+
+
+@pytest.fixture(autouse=True, params=sorted(available))
+def on_every_backend(request):
+    with inference.using(request.param):
+        yield
 
 
 def table(rows) -> torch.Tensor:

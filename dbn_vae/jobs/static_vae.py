@@ -1,0 +1,405 @@
+"""Train the static auto-encoder on single images, and show what it learns after every epoch.
+
+    log p(x) ≥ −(reconstruction + KL),   reconstruction = −E_q log p(x | z),   KL = KL(q(z | x) ‖ N(0, I))
+
+The three curves are in nats per image, so their scale does not depend on the batch size.  Grey images under a
+Bernoulli likelihood are binarised: anew for each minibatch in training, once and for all with a fixed seed for
+every evaluation.  The test images are never trained on.
+
+Source: Kingma and Welling (2014), Auto-Encoding Variational Bayes: figure 2 with one hidden layer of tanh.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dbn_vae import plotting, storage
+from dbn_vae.aevb import AEVB
+from dbn_vae.evaluation.likelihood import Score, evaluate
+from dbn_vae.likelihoods import Bernoulli, Gaussian, Likelihood
+from dbn_vae.models.vae import VAE
+from dbn_vae.report import Section, write_report
+from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.training import checkpoint
+from dbn_vae.training.sgvb import AscentStep, ascend, estimator_a, estimator_b
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BINARISATION_SEED = 0  # not --seed: runs that differ in their seed are judged on the same binary images
+EVALUATION_SEED = 1  # of the z in every evaluation, so that two evaluations of one model agree
+DIGITS_HELD_OUT = 297
+IMPORTANCE_SAMPLES = 500
+IMPORTANCE_IMAGES = 1000  # the first of the test images: each costs 500 times what its ELBO costs
+LIKELIHOODS: dict[str, type[Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+SETTINGS = (  # what must stay the same when a run is taken up again
+    "data",
+    "batch_size",
+    "hidden_dim",
+    "latent_dim",
+    "likelihood",
+    "estimator",
+    "learning_rate",
+    "seed",
+)
+
+
+class Images(NamedTuple):
+    """Grey images in [0, 1], and the frozen ones that evaluations use."""
+
+    train: Sequences  # (N, H·W) what training draws its minibatches from
+    train_part: Sequences  # as many training images as there are test images, frozen
+    test: Sequences  # frozen
+    shape: tuple[int, int]
+    facts: dict[str, str]  # what was done to them, for the reader
+
+
+class Bound(NamedTuple):
+    """Means over images, in nats per image."""
+
+    reconstruction: float  # −E_q log p(x | z)
+    kl: float
+
+    @property
+    def total(self) -> float:
+        """The negative ELBO."""
+        return self.reconstruction + self.kl
+
+
+class Epoch(NamedTuple):
+    train: Bound
+    test: Bound
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, choices=("digits", "mnist"))
+    parser.add_argument("--data-dir", type=Path, help="folder with the MNIST files")
+    parser.add_argument("--batch-size", type=positive, default=100)
+    parser.add_argument("--epochs", type=positive, default=30)
+    parser.add_argument("--hidden-dim", type=positive, default=500)
+    parser.add_argument("--latent-dim", type=positive, default=20)
+    parser.add_argument("--likelihood", choices=tuple(LIKELIHOODS), default="bernoulli")
+    parser.add_argument("--estimator", choices=("A", "B"), default="B", help="of the bound's gradient")
+    parser.add_argument("--learning-rate", type=positive_real, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything written")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 when done, 2 when what is asked for cannot be done, 130 when interrupted."""
+    try:
+        train(arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"dbn-vae vae: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; what {arguments.out} holds is whole, and --resume goes on from its last epoch",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> None:
+    images = load_images(arguments)
+    model, optimizer, generator = fresh(arguments, images)
+    path = arguments.out / "checkpoint.safetensors"
+    epochs = resumed(path, arguments, model, optimizer, generator)
+    for fact, value in images.facts.items():
+        print(f"{fact}: {value}")
+    steps = ascend(
+        model,
+        images.train,
+        optimizer,
+        batch_size=arguments.batch_size,
+        generator=generator,
+        objective=estimator_a(model) if arguments.estimator == "A" else estimator_b(model),
+        augment=binarise_anew if arguments.likelihood == "bernoulli" else None,
+    )
+    n_updates = -(-len(images.train) // arguments.batch_size)
+    while len(epochs) < arguments.epochs:
+        one_epoch(steps, n_updates, f"epoch {len(epochs) + 1}/{arguments.epochs}")
+        epochs.append(Epoch(measure(model, images.train_part), measure(model, images.test)))
+        print(f"epoch {len(epochs)}: {in_words(epochs[-1])}", flush=True)
+        checkpoint.save(
+            path, model, optimizer, generator, {"settings": settings(arguments), "epochs": epochs}
+        )
+        write_curves(arguments.out / "curves.csv", epochs)
+        for name, (_, figure) in figures(model, images, epochs).items():
+            plotting.save(figure, arguments.out / f"{name}.png")
+    scores = final_scores(model, images.test)
+    for score in scores:
+        print(f"test, {len(score.lengths):,} images, {score.kind}: {per_image(score)} nats per image")
+    write_page(arguments, images, scores, figures(model, images, epochs))
+
+
+def one_epoch(steps: Iterator[AscentStep], n_updates: int, title: str) -> None:
+    """Each training image once, the running mean of the bound beside the bar."""
+    mean = 0.0
+    with tqdm(islice(steps, n_updates), desc=title, total=n_updates, disable=None) as bar:
+        for i, step in enumerate(bar, 1):
+            mean += (step.objective - mean) / i
+            bar.set_postfix(bound=f"{mean:.2f}", refresh=False)
+
+
+def load_images(arguments: argparse.Namespace) -> Images:
+    train, test = grey_digits(arguments) if arguments.data == "digits" else grey_mnist(arguments)
+    binary = arguments.likelihood == "bernoulli"
+    freeze = binarised_once if binary else torch.clone
+    frozen = f"binarised once (seed {BINARISATION_SEED})" if binary else "grey levels in [0, 1]"
+    facts = {
+        "training images": f"{len(train):,}, " + ("binarised anew in each minibatch" if binary else frozen),
+        "test images": f"{len(test):,}, {frozen}, never trained on",
+        "train curves": f"on the first {len(test):,} training images, {frozen}",
+        "unit": "nats per image" if binary else "nats per image, of the log-density of grey levels",
+    }
+    return Images(
+        train=as_sequences(train),
+        train_part=as_sequences(freeze(train[: len(test)])),
+        test=as_sequences(freeze(test)),
+        shape=(train.shape[1], train.shape[2]),
+        facts=facts,
+    )
+
+
+def grey_digits(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """The digits of scikit-learn, the last 297 held out."""
+    from dbn_vae.datasets.digits import load_digits
+
+    if arguments.data_dir is not None:
+        raise ValueError(
+            f"--data-dir {arguments.data_dir} has no use with --data digits, which come with "
+            "scikit-learn; leave it out, or ask for --data mnist"
+        )
+    grey = torch.from_numpy(load_digits()[0]).float()
+    return grey[:-DIGITS_HELD_OUT], grey[-DIGITS_HELD_OUT:]
+
+
+def grey_mnist(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    from dbn_vae.datasets.mnist import load_mnist
+
+    folder = arguments.data_dir
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"--data-dir {folder} is no folder; name the one with the MNIST files")
+    train, _ = load_mnist("train", data_dir=folder)
+    test, _ = load_mnist("test", data_dir=folder)
+    return torch.from_numpy(train).float() / 255, torch.from_numpy(test).float() / 255
+
+
+def as_sequences(images: Tensor) -> Sequences:
+    """Each image (N, H, W) a sequence of one frame, without from_any's detour over float64."""
+    x = images.flatten(1)
+    n = len(x)
+    observed = torch.ones((), dtype=torch.bool).expand(x.shape)
+    return Sequences(x, observed, torch.ones(n, dtype=torch.int64), torch.ones(n))
+
+
+def binarised_once(grey: Tensor) -> Tensor:
+    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(BINARISATION_SEED))
+
+
+def binarise_anew(batch: Batch, generator: torch.Generator) -> Batch:
+    return batch._replace(x=torch.bernoulli(batch.x, generator=generator))
+
+
+def fresh(
+    arguments: argparse.Namespace, images: Images
+) -> tuple[VAE, torch.optim.Optimizer, torch.Generator]:
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+        torch.manual_seed(arguments.seed)
+        likelihood = LIKELIHOODS[arguments.likelihood]()
+        core = AEVB(images.train.x.shape[1], arguments.latent_dim, likelihood, (arguments.hidden_dim,))
+    model = VAE(core)
+    optimizer = torch.optim.Adam(model.parameters(), lr=arguments.learning_rate, fused=True)
+    return model, optimizer, torch.Generator().manual_seed(arguments.seed)
+
+
+def resumed(
+    path: Path,
+    arguments: argparse.Namespace,
+    model: VAE,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> list[Epoch]:
+    """The epochs done so far, everything put back to where they ended."""
+    if not arguments.resume:
+        if path.exists():
+            raise ValueError(
+                f"--out {path.parent} holds a run; add --resume to go on, or name another folder"
+            )
+        return []
+    if not path.exists():
+        raise ValueError(f"--resume: {path} does not exist; leave --resume out to start a run")
+    before = storage.load(path)[1]["facts"]["settings"]
+    for name, value in settings(arguments).items():
+        if before[name] != value:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} {value} does not fit the run in {path.parent}, which has {before[name]}; "
+                f"give {flag} {before[name]}, or name another --out"
+            )
+    facts = checkpoint.load(path, model, optimizer, generator)
+    return [Epoch(Bound(*train), Bound(*test)) for train, test in facts["epochs"]]
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in SETTINGS}
+
+
+@torch.no_grad()
+def measure(model: VAE, data: Sequences) -> Bound:
+    """The curves' numbers: the KL in closed form, one z an image for the rest."""
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in data.batches(max_frames=1000):
+        terms = model.elbo(batch, 1, generator)
+        sums += torch.stack([-terms.log_likelihood.sum(), terms.kl.sum()])
+    reconstruction, kl = (sums / len(data)).tolist()
+    return Bound(reconstruction, kl)
+
+
+def final_scores(model: VAE, test: Sequences) -> list[Score]:
+    """The ELBO of every test image, and of the first of them the ELBO and the importance bound."""
+    S, generator = IMPORTANCE_SAMPLES, torch.Generator().manual_seed(EVALUATION_SEED)
+
+    def score(n_images: int, kind: str, value: Callable[[Batch], Tensor]) -> Score:
+        part = as_sequences(test.x[:n_images])
+        values, error = evaluate(
+            part, value, repeats=2, max_frames=50
+        )  # 500 samples of 50 images fit a cache
+        return Score(values, part.lengths, kind, error)
+
+    def elbo(batch: Batch) -> Tensor:
+        return model.elbo(batch, 10, generator).elbo
+
+    def importance(batch: Batch) -> Tensor:
+        return model.importance_bound(batch, S, generator)
+
+    sizes = sorted({len(test), min(IMPORTANCE_IMAGES, len(test))}, reverse=True)
+    elbos = [score(n, "ELBO", elbo) for n in sizes]
+    return [*elbos, score(sizes[-1], f"importance bound, S = {S}", importance)]
+
+
+@torch.no_grad()
+def figures(model: VAE, images: Images, epochs: list[Epoch]) -> dict[str, tuple[str, "Figure"]]:
+    """Captions and pictures, by the name of their file."""
+
+    def pictures(x: Tensor) -> Any:
+        return x.reshape(-1, *images.shape).numpy()
+
+    def decoded(z: Any) -> Any:
+        return pictures(model.core.mean(torch.as_tensor(z, dtype=torch.float32)))
+
+    shown = as_sequences(images.test.x[:30]).batch()
+    z = torch.randn(100, model.core.n_latent, generator=torch.Generator().manual_seed(EVALUATION_SEED))
+    found = {
+        "curves": (
+            "The bound and its two parts after each epoch. The total is the negative ELBO.",
+            plotting.learning_curves(curves(epochs), ylabel="nats per image", xlabel="epoch"),
+        ),
+        "reconstructions": (
+            "Test images above their reconstructions, the mean of p(x | z) at the mean of q(z | x).",
+            plotting.reconstruction_grid(pictures(shown.x), pictures(model.reconstruct(shown))),
+        ),
+        "samples": (
+            "New images from random z: the mean of p(x | z), not draws of pixels.",
+            plotting.image_grid(decoded(z), columns=10),
+        ),
+    }
+    if model.core.n_latent == 2:
+        caption = (
+            "The mean of p(x | z) over the plane of z; equal areas have equal probability under the prior."
+        )
+        found["manifold"] = (caption, plotting.manifold_grid(decoded))
+    return found
+
+
+def write_page(
+    arguments: argparse.Namespace,
+    images: Images,
+    scores: list[Score],
+    pictures: dict[str, tuple[str, "Figure"]],
+) -> None:
+    from pandas import DataFrame
+
+    rows = [
+        (
+            score.kind,
+            len(score.lengths),
+            score.per_frame,
+            score.standard_error,
+            score.monte_carlo_error / len(score.lengths),
+        )
+        for score in scores
+    ]
+    columns = [
+        "lower bound of log p(x)",
+        "test images",
+        "nats per image",
+        "± over images",
+        "± over samples of z",
+    ]
+    write_report(
+        arguments.out / "report.html",
+        title=f"A static auto-encoder of {arguments.data}",
+        lead=f"After {arguments.epochs} epochs the test images have an ELBO of {per_image(scores[0])} nats each.",
+        sections=[
+            Section(
+                "How well it predicts",
+                ["Both numbers are lower bounds of the log-likelihood; the importance bound is the tighter."],
+                tables=[("Bounds on images never trained on.", DataFrame(rows, columns=columns))],
+            ),
+            Section("What it learned", figures=list(pictures.values())),
+        ],
+        facts=images.facts | {name: str(value) for name, value in vars(arguments).items()},
+    )
+
+
+def curves(epochs: list[Epoch]) -> dict[str, list[float]]:
+    names = {"reconstruction": "reconstruction", "KL": "kl", "total": "total"}
+    return {
+        f"{shown}, {split}": [getattr(getattr(epoch, split), name) for epoch in epochs]
+        for shown, name in names.items()
+        for split in Epoch._fields
+    }
+
+
+def write_curves(path: Path, epochs: list[Epoch]) -> None:
+    columns = curves(epochs)
+    head = ["epoch", *(name.lower().replace(", ", "_") for name in columns)]
+    rows = [[i, *numbers] for i, numbers in enumerate(zip(*columns.values(), strict=True), 1)]
+    storage.write_bytes(path, "".join(",".join(map(str, row)) + "\n" for row in [head, *rows]).encode())
+
+
+def in_words(epoch: Epoch) -> str:
+    return "; ".join(
+        f"{split} reconstruction {b.reconstruction:.2f} + KL {b.kl:.2f} = {b.total:.2f}"
+        for split, b in zip(Epoch._fields, epoch, strict=True)
+    )
+
+
+def per_image(score: Score) -> str:
+    return f"{score.per_frame:.2f} ± {score.standard_error:.2f}".replace("-", "−")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def positive_real(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} must be above 0 and finite")
+    return value

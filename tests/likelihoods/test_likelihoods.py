@@ -1,0 +1,155 @@
+"""p(x_t | z_t): densities by scipy, and values no such distribution can give are refused."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+
+from dbn_vae import likelihoods
+from dbn_vae.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+
+D = 3
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def outputs(per_entry: int) -> torch.Tensor:
+    """What a decoder might say: (4, 5, D · n_parameters)."""
+    return torch.randn(4, 5, D * per_entry, generator=GENERATOR, dtype=torch.float64)
+
+
+def softplus(a: np.ndarray) -> np.ndarray:
+    return np.logaddexp(a, 0)
+
+
+def symbols(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+    table = special.log_softmax(a.reshape(4, 5, D, 4), axis=-1)
+    return np.take_along_axis(table, x[..., None].astype(int), -1)[..., 0]
+
+
+# family, values of x, scipy's log-density of x given the decoder's output, E x or the value to show
+FAMILIES = {
+    "bernoulli": (
+        Bernoulli(),
+        torch.randint(2, (4, 5, D), generator=GENERATOR).double(),
+        lambda a, x: stats.bernoulli(special.expit(a)).logpmf(x),
+        special.expit,
+    ),
+    "gaussian": (
+        Gaussian(min_scale=0.1),
+        torch.randn(4, 5, D, generator=GENERATOR, dtype=torch.float64),
+        lambda a, x: stats.norm(a[..., :D], softplus(a[..., D:]) + 0.1).logpdf(x),
+        lambda a: a[..., :D],
+    ),
+    "poisson": (
+        Poisson(),
+        torch.randint(9, (4, 5, D), generator=GENERATOR).double(),
+        lambda a, x: stats.poisson(softplus(a) + 1e-6).logpmf(x),
+        lambda a: softplus(a) + 1e-6,
+    ),
+    "categorical": (
+        Categorical(4),
+        torch.randint(4, (4, 5, D), generator=GENERATOR).double(),
+        symbols,
+        lambda a: a.reshape(4, 5, D, 4).argmax(-1),
+    ),
+}
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@every_family
+def test_log_prob_and_mean_are_scipys(name):
+    likelihood, x, log_prob, mean = FAMILIES[name]
+    a = outputs(likelihood.n_parameters)
+    distribution = likelihood(a)
+    assert distribution.batch_shape == (4, 5, D)
+    np.testing.assert_allclose(distribution.log_prob(x), log_prob(a.numpy(), x.numpy()), 1e-10, 1e-12)
+    np.testing.assert_allclose(likelihood.mean(distribution), mean(a.numpy()), 1e-12)
+
+
+@every_family
+def test_extreme_outputs_have_finite_densities_and_gradients(name):
+    likelihood, x, _, _ = FAMILIES[name]
+    for size in (1e3, -1e3):
+        a = torch.full((4, 5, D * likelihood.n_parameters), size, dtype=torch.float64, requires_grad=True)
+        value = likelihood(a).log_prob(x).sum()
+        value.backward()
+        assert value.isfinite(), size
+        assert a.grad.isfinite().all(), size
+
+
+@every_family
+def test_features_are_as_many_as_announced_and_finite(name):
+    likelihood, x, _, _ = FAMILIES[name]
+    features = likelihood.features(x)
+    assert features.shape == (4, 5, likelihood.n_features(D))
+    assert features.dtype == x.dtype
+    assert features.isfinite().all()
+
+
+def test_categorical_features_are_one_hot():
+    x = torch.tensor([[2.0, 0.0]])
+    assert Categorical(3).features(x).tolist() == [[0, 0, 1, 1, 0, 0]]
+
+
+def test_poisson_features_are_logs_of_counts_and_one():
+    x = torch.tensor([[0.0, 999.0]], dtype=torch.float64)
+    assert Poisson().features(x)[0].tolist() == pytest.approx([0, np.log(1000)], rel=1e-14)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+def test_real_and_binary_features_are_the_data(name):
+    likelihood, x, _, _ = FAMILIES[name]
+    assert torch.equal(likelihood.features(x), x)
+
+
+REFUSED = [
+    (Bernoulli(), 0.5, "binarise"),
+    (Bernoulli(), -1.0, "binarise"),
+    (Bernoulli(grey=True), 1.25, "scale X to [0, 1]"),
+    (Bernoulli(grey=True), -0.25, "scale X to [0, 1]"),
+    (Categorical(3), 3.0, "0 to 2"),
+    (Categorical(3), -1.0, "0 to 2"),
+    (Categorical(3), 1.5, "0 to 2"),
+    (Poisson(), -2.0, "whole numbers"),
+    (Poisson(), 0.75, "whole numbers"),
+]
+
+
+@pytest.mark.parametrize(("likelihood", "value", "remedy"), REFUSED)
+def test_values_outside_the_support_are_refused_where_observed(likelihood, value, remedy):
+    x = torch.tensor([[[0.0, 1.0], [1.0, value]]])
+    observed = torch.ones_like(x, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"X holds {value:g}, which a") as error:
+        likelihood.check(x, observed)
+    assert remedy in str(error.value)
+    observed[0, 1, 1] = False
+    likelihood.check(x, observed)
+
+
+@every_family
+def test_values_in_the_support_are_accepted(name):
+    likelihood, x, _, _ = FAMILIES[name]
+    likelihood.check(x, torch.ones_like(x, dtype=torch.bool))
+
+
+def test_grey_levels_are_accepted_on_demand_and_called_no_density():
+    grey = torch.tensor([[0.0, 0.3, 1.0]])
+    likelihood = Bernoulli(grey=True)
+    likelihood.check(grey, torch.ones_like(grey, dtype=torch.bool))
+    assert not likelihood.is_density
+    assert Bernoulli().is_density
+    # the cross-entropy of a grey level: its best value is not 0, so it is no log-likelihood
+    a = torch.tensor([[0.3]], dtype=torch.float64).logit()
+    best = likelihood(a).log_prob(a.sigmoid()).item()
+    assert best == pytest.approx(0.3 * np.log(0.3) + 0.7 * np.log(0.7))
+
+
+@every_family
+def test_a_family_is_found_by_its_name(name):
+    options = {"n_symbols": 4} if name == "categorical" else {}
+    assert type(likelihoods.named(name, **options)) is type(FAMILIES[name][0])
+
+
+def test_an_unknown_family_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"likelihood='gauss'.*bernoulli.*gaussian"):
+        likelihoods.named("gauss")
