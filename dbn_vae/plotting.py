@@ -1,15 +1,15 @@
 """Pictures of what a model found: every function takes plain arrays and returns a matplotlib Figure.
 
-Nothing here knows a model, and no picture touches pyplot or any other state of the process: a Figure is drawn by
-its own canvas when `png_base64` or `save` asks for it.  State k has the same colour in every picture, from a
-palette that colour-blind readers can tell apart.
+Nothing here knows a model, and no picture touches pyplot or any other state of the process: a Figure is
+drawn by its own canvas when `png_base64` or `save` asks for it.  State k has the same colour in every picture,
+from a palette that colour-blind readers can tell apart.
 
 Source of the palette: Okabe and Ito (2008), Color Universal Design.
 """
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,7 @@ def state_colour(k: int) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def series_by_state(
-    dates: Any, values: Any, states: Any, *, ylabel: str, held_out: Any = None
-) -> "Figure":
+def series_by_state(dates: Any, values: Any, states: Any, *, ylabel: str, held_out: Any = None) -> "Figure":
     """A series x_t over time, coloured by its decoded state; the steps where held_out is True are shaded."""
     t, x, s = time_axis(dates), np.asarray(values, dtype=np.float64), np.asarray(states)
     require_shape("values", x, (len(t),))
@@ -99,7 +97,7 @@ def transition_matrix(A: Any, labels: Sequence[str] | None = None) -> "Figure":
     image = axes.imshow(a, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*a.shape):
         ink = "white" if a[i, j] > 0.55 else "black"
-        axes.text(j, i, short_probability(a[i, j]), ha="center", va="center", color=ink, fontsize=8)
+        axes.text(j, i, short_probability(float(a[i, j])), ha="center", va="center", color=ink, fontsize=8)
     long = max(map(len, names)) > 3
     axes.set_xticks(range(len(a)), names, rotation=45 if long else 0, ha="right" if long else "center")
     axes.set_yticks(range(len(a)), names)
@@ -111,14 +109,14 @@ def transition_matrix(A: Any, labels: Sequence[str] | None = None) -> "Figure":
     return figure
 
 
-def learning_curves(
-    curves: dict[str, Sequence[float]], *, ylabel: str, xlabel: str = "epoch"
-) -> "Figure":
-    """One line a curve, from 1.
+def learning_curves(curves: Mapping[str, Sequence[float]], *, ylabel: str, xlabel: str = "epoch") -> "Figure":
+    """One line a curve, its first value at 1.
 
-    "KL, train" and "KL, test" share a colour: what stands before the comma chooses it, and what stands after the
-    comma chooses the dashes.
+    "KL, train" and "KL, test" share a colour: what stands before the comma chooses it, and what stands after
+    the comma chooses the dashes.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = canvas(7.0, 4.2)
     parts = [name.partition(", ") for name in curves]
     quantities = list(dict.fromkeys(quantity for quantity, _, _ in parts))
@@ -134,7 +132,7 @@ def learning_curves(
             markersize=4,
             label=name,
         )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -146,7 +144,7 @@ def learning_curves(
 def image_grid(images: Any, *, columns: int, titles: Sequence[str] | None = None) -> "Figure":
     """Pictures (n, H, W) row by row, all on one grey scale."""
     pictures = check_images("images", images)
-    n, H, W = pictures.shape
+    n, _, W = pictures.shape
     if titles is not None:
         require_shape("titles", np.asarray(titles), (n,))
     gap = spacing(W)
@@ -183,8 +181,8 @@ def reconstruction_grid(originals: Any, reconstructions: Any, *, columns: int = 
 def manifold_grid(decode: Callable[[Array], Any], n: int = 20) -> "Figure":
     """What decode, (n², 2) to (n², H, W), shows along a plane of latents, z₁ to the right and z₂ upwards.
 
-    The plane is the inverse normal distribution function of a regular grid of the unit square, so that equal areas
-    of the picture hold equal probability under N(0, I) (Kingma and Welling 2014, fig. 4).
+    The plane is the inverse normal distribution function of a regular grid of the unit square, so that equal
+    areas of the picture hold equal probability under N(0, I) (Kingma and Welling 2014, fig. 4).
     """
     from scipy.special import ndtri
 
@@ -213,8 +211,8 @@ def held_out_table(
 ) -> "Figure":
     """One row a model: its held-out number, its error, and by the marker what kind of number it is.
 
-    A kind starts with "exact", "importance bound" or "ELBO", as evaluation.Score says it.  A bound's marker points
-    to where the truth lies: to the right.
+    A kind starts with "exact", "importance bound" or "ELBO", as evaluation's Score says it.  A bound's marker
+    points to where the truth lies: to the right.
     """
     markers = {
         "exact": ("exact log p(x)", "o", PALETTE[0], PALETTE[0]),

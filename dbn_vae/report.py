@@ -1,6 +1,7 @@
 """One page about one analysis: a single HTML file that needs no network, with its pictures inside it.
 
-Whatever comes from the data, a column's name for one, is escaped: a report holds no scripts and fetches nothing.
+Whatever comes from the data, a column's name for one, is escaped; a report holds no scripts and fetches
+nothing.
 """
 
 import base64
@@ -98,24 +99,26 @@ def as_table(caption: str, frame: "pd.DataFrame") -> Table:
 
 
 def as_cell(value: Any) -> Cell:
-    """Whole numbers in full, others to four significant digits, nothing for a missing value."""
+    """Whole numbers in full, other numbers short, nothing for a missing value."""
     from pandas import isna
 
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return Cell(minus(f"{int(value):,}"), True)
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return Cell("" if isna(value) else minus(short(float(value))), True)
+        return Cell("" if isna(float(value)) else minus(short(float(value))), True)
     missing = value is None or isna(value) is True
     return Cell("" if missing else str(value), False)
 
 
 def short(value: float) -> str:
-    """Four significant digits, without an exponent where one is not needed.
+    """Four significant digits, more where that would drop the first two decimals or a whole number's digits.
 
-    >>> short(-102.3456), short(12345.6), short(0.05), short(3e-7)
-    ('-102.3', '12,346', '0.05', '3e-07')
+    >>> short(-102.3456), short(12345.6), short(2000.0), short(0.05), short(3e-7)
+    ('-102.35', '12,345.60', '2,000', '0.05', '3e-07')
     """
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+    if 100 <= abs(value) < 1e9:
+        return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
+    return f"{value:.4g}"
 
 
 def minus(text: str) -> str:

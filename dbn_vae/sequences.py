@@ -92,7 +92,7 @@ class Sequences:
 
     def replace(self, **fields: Tensor) -> "Sequences":
         """The same data set with some fields exchanged."""
-        return replace(self, **fields)  # type: ignore[arg-type]
+        return replace(self, **fields)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -272,7 +272,7 @@ def as_numpy(value: Any) -> np.ndarray:
 
 def check_lengths(lengths: Any, total: int | None) -> np.ndarray:
     sizes = np.atleast_1d(np.asarray(lengths))
-    if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer) and (sizes % 1 != 0).any():
+    if sizes.ndim != 1 or (not np.issubdtype(sizes.dtype, np.integer) and (sizes % 1 != 0).any()):
         raise ValueError(f"lengths={lengths!r} must be a one-dimensional list of whole numbers")
     if len(sizes) == 0 or sizes.min() < 1:
         raise ValueError(f"lengths={sizes.tolist()}: every sequence needs at least one frame")

@@ -5,11 +5,15 @@ Nothing here is shared with the package: the oracle reads a chain's tables and m
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
+from scipy.stats import multivariate_normal
 from torch import Tensor
 
+from dbn_vae.aevb import AEVB
 from dbn_vae.inference import Chain
+from dbn_vae.likelihoods import Gaussian
 
 
 def paths(T: int, K: int) -> Tensor:
@@ -86,3 +90,74 @@ def random_chain(
     lengths = torch.randint(1, T + 1, (B,), generator=g) if ragged else torch.full((B,), T)
     lengths[0] = T
     return Chain(simplex(B, K), simplex(*shape), emission, lengths)
+
+
+# Linear-Gaussian models, whose log p(x) a dense covariance matrix gives
+
+
+def linear_gaussian_core(C: Tensor, d: Tensor, scale: Tensor) -> AEVB:
+    """p(x | z) = N(C z + d, diag scale²) and, as evidence, exactly that likelihood as a function of z.
+
+    The columns of C must be orthogonal under diag scale⁻², since evidence is diagonal.
+    """
+    D, Z = C.shape
+    core = AEVB(D, Z, Gaussian(min_scale=1e-2), hidden=()).double()
+    weighted = (C / scale.square()[:, None]).T  # Cᵀ R⁻¹
+    J = (weighted @ C).diagonal()
+    (encoder,), (decoder,) = core.encoder, core.decoder
+    with torch.no_grad():
+        encoder.weight.copy_(torch.cat([weighted / J[:, None], torch.zeros(Z, D)]))
+        encoder.bias.copy_(torch.cat([-weighted @ d / J, J.expm1().log()]))
+        decoder.weight.copy_(torch.cat([C, torch.zeros(D, Z)]))
+        decoder.bias.copy_(torch.cat([d, (scale - 1e-2).expm1().log()]))
+    return core
+
+
+def dense_gaussian_log_prob(
+    x: Tensor, seen: Tensor, mean: Tensor, covariance: Tensor, core: tuple[Tensor, Tensor, Tensor]
+) -> float:
+    """log p of the frames seen of x (T, D), given the joint mean (T, Z) and covariance (T, Z, T, Z) of z."""
+    C, d, scale = core
+    if not seen.any():
+        return 0.0
+    joint = torch.einsum("dz,tzuw,ew->tdue", C, covariance, C)
+    joint = joint + torch.einsum("tu,de->tdue", torch.eye(len(x)), scale.square().diag())
+    n = int(seen.sum()) * x.shape[1]
+    covariance_of_x = joint[seen][:, :, seen].reshape(n, n).detach().numpy()
+    mean_of_x = (mean @ C.T + d)[seen].flatten().detach().numpy()
+    return float(multivariate_normal(mean_of_x, covariance_of_x).logpdf(x[seen].flatten().numpy()))
+
+
+def walk_moments(
+    first: tuple[Tensor, Tensor], moves: list[tuple[Tensor, Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Mean (T, Z) and covariance (T, Z, T, Z) of z_1 ~ N(m, V) and z_t = W z_{t-1} + b + N(0, Q)."""
+    means, (m, V) = [first[0]], first
+    blocks = [[V]]
+    for W, b, Q in moves:
+        m, V = W @ m + b, W @ V @ W.T + Q
+        means.append(m)
+        blocks.append([W @ block for block in blocks[-1]] + [V])
+    T, Z = len(means), len(m)
+    covariance = torch.zeros(T, Z, T, Z, dtype=m.dtype)
+    for t, u in itertools.product(range(T), range(T)):
+        covariance[t, :, u] = blocks[t][u] if u <= t else blocks[u][t].T
+    return torch.stack(means), covariance
+
+
+def cube_noise(n_axes: int = 1) -> Callable[..., Tensor]:
+    """In place of torch.randn: the corners ±1 of a cube over the last axes, one a sample in turn.
+
+    Over all 2^n corners the mean of a quadratic is its expectation under N(0, I), so that a Monte Carlo
+    bound of a linear-Gaussian model becomes exact; and noise that depends on the sample alone, and not on
+    where a sequence stands in its batch, shows what else does.
+    """
+
+    def randn(shape: tuple[int, ...], **options: object) -> Tensor:
+        inner = tuple(shape[len(shape) - n_axes :])
+        signs = 2.0 * paths(math.prod(inner), 2) - 1
+        signs = signs[torch.arange(shape[0]) % len(signs)].to(options["dtype"])
+        middle = [1] * (len(shape) - 1 - n_axes)
+        return signs.view(shape[0], *middle, *inner).expand(shape)
+
+    return randn

@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.distributions import Categorical as TorchCategorical
+from torch.distributions import Distribution
 
 from dbn_vae.distributions import dirichlet_mode, log_dirichlet
 from dbn_vae.emissions.base import ClosedForm, Emission

@@ -1,6 +1,6 @@
 """Bernoulli emissions: several yes-or-no features a step."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ class BernoulliHMM(ClassicalHMM):
     Attributes: startprob_ (K,), transmat_ (K, K), emissionprob_ (K, D), monitor_, restart_scores_.
     """
 
-    letters = {"e": "emissionprob_"}
-    parts = {"e": "probs"}
+    letters: ClassVar = {"e": "emissionprob_"}
+    parts: ClassVar = {"e": "probs"}
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Categorical emissions under hmmlearn's name."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ class CategoricalHMM(ClassicalHMM):
     Attributes: startprob_ (K,), transmat_ (K, K), emissionprob_ (K, V), monitor_, restart_scores_.
     """
 
-    letters = {"e": "emissionprob_"}
-    parts = {"e": "probs"}
+    letters: ClassVar = {"e": "emissionprob_"}
+    parts: ClassVar = {"e": "probs"}
     clustered = False
 
     def __init__(

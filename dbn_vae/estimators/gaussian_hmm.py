@@ -1,6 +1,6 @@
 """Gaussian emissions under hmmlearn's name."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ class GaussianHMM(ClassicalHMM):
     [0.0, 9.0]
     """
 
-    letters = {"m": "means_", "c": "_covars_"}
-    parts = {"m": "mean", "c": "covariance"}
+    letters: ClassVar = {"m": "means_", "c": "_covars_"}
+    parts: ClassVar = {"m": "mean", "c": "covariance"}
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class GaussianHMM(ClassicalHMM):
         mean = torch.as_tensor(np.asarray(self.means_), dtype=self.dtype)
         family = self.family()
         compact = torch.as_tensor(self._covars_, dtype=self.dtype)
-        return family(mean, compact)  # type: ignore[call-arg, arg-type]
+        return family(mean, compact)  # type: ignore[call-arg]
 
     def family(self) -> type[Gaussian]:
         if self.covariance_type not in COVARIANCES:
@@ -119,7 +119,7 @@ class GaussianHMM(ClassicalHMM):
             "tied": variance.diag(),
         }
         family = self.family()
-        return family(mean.expand(K, D), compact[self.covariance_type])  # type: ignore[call-arg, arg-type]
+        return family(mean.expand(K, D), compact[self.covariance_type])  # type: ignore[call-arg]
 
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)

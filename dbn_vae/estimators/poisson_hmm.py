@@ -1,6 +1,6 @@
 """Poisson emissions under hmmlearn's name."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ class PoissonHMM(ClassicalHMM):
     Attributes: startprob_ (K,), transmat_ (K, K), lambdas_ (K, D), monitor_, restart_scores_.
     """
 
-    letters = {"l": "lambdas_"}
-    parts = {"l": "rates"}
+    letters: ClassVar = {"l": "lambdas_"}
+    parts: ClassVar = {"l": "rates"}
 
     def __init__(
         self,

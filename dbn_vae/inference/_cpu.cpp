@@ -60,6 +60,16 @@ template <class T> struct Smoothed { T *log_z, *gamma, *xi; };
 template <class T> struct Decoded { int64_t* states; T* score; };
 struct Sampled { int64_t* states; const double* uniform; int64_t draws; };
 
+// Fresh memory costs a page fault per page, for a fast recursion as much as the work itself.
+void ask_for_large_pages([[maybe_unused]] void* start, [[maybe_unused]] size_t size) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = uintptr_t(1) << 21;
+    const uintptr_t from = (uintptr_t(start) + page - 1) / page * page;
+    const uintptr_t to = (uintptr_t(start) + size) / page * page;
+    if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#endif
+}
+
 // Scratch memory of one thread: handed out piece by piece, taken back all at once.
 class Workspace {
 public:
@@ -91,11 +101,7 @@ private:
     struct Block {
         explicit Block(size_t n)
             : size(n), start(static_cast<char*>(::operator new[](n, std::align_val_t(64)))) {
-#ifdef MADV_HUGEPAGE  // fresh memory costs a page fault per page, as much as a fast recursion
-            const uintptr_t page = uintptr_t(1) << 21, from = (uintptr_t(start.get()) + page - 1) / page * page;
-            const uintptr_t to = (uintptr_t(start.get()) + n) / page * page;
-            if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
-#endif
+ask_for_large_pages(start.get(), n);
         }
         size_t size;
         std::unique_ptr<char, Free> start;
@@ -104,7 +110,7 @@ private:
     size_t used = 0;
 };
 
-// A few workspaces are kept from call to call, because fresh memory is slow.
+// A few workspaces are kept from call to call.
 class Workspaces {
 public:
     std::unique_ptr<Workspace> get() {
@@ -296,6 +302,7 @@ template <class T>
 void filter(const Tables& c, Address log_z, Address probs, Address log_normalizer) {
     Job<T> j = job<T>(c, Verb::filter);
     j.filtered = {at<T>(log_z), at<T>(probs), at<T>(log_normalizer)};
+    ask_for_large_pages(j.filtered.probs, c.B * c.T_ * c.K * sizeof(T));
     std::fill_n(j.filtered.log_z, c.B, T(0));  // what a sequence of length 0 has
     perform(j, c.threads);
     fill_padding(j.problem, c.K, j.filtered.probs, T(0));
@@ -306,6 +313,8 @@ template <class T>
 void smooth(const Tables& c, Address log_z, Address gamma, Address xi) {
     Job<T> j = job<T>(c, Verb::smooth);
     j.smoothed = {at<T>(log_z), at<T>(gamma), at<T>(xi)};
+    ask_for_large_pages(j.smoothed.gamma, c.B * c.T_ * c.K * sizeof(T));
+    ask_for_large_pages(j.smoothed.xi, c.B * j.problem.pairs_size() * sizeof(T));
     std::fill_n(j.smoothed.log_z, c.B, T(0));
     perform(j, c.threads);
     fill_padding(j.problem, c.K, j.smoothed.gamma, T(0));

@@ -90,7 +90,8 @@ struct Unit {
     int64_t K, R, steps, shortest;
     Scalar length;  // as a double: lanes compare it with t
     V *a, *e, *initial;
-    Scalar *c, *peak, *dip;  // Σ_k a_t(k); max_k l_t(k); the smallest finite l_t(k) − max
+    Scalar *c, *peak;  // Σ_k a_t(k), max_k l_t(k)
+    Scalar* dip;       // of each tile: the smallest finite l_t(k) − peak_t
     Scalar start;            // max_k log_initial(k), taken out
     Flag bad{};              // sequences to be done again in log space
     Scalar log_z;
@@ -107,7 +108,7 @@ struct Unit {
         initial = memory.take<V>(R);
         c = memory.take<Scalar>(held + W);  // read in whole vectors
         peak = memory.take<Scalar>(held);
-        dip = memory.take<Scalar>(held);
+        dip = memory.take<Scalar>(keep ? steps / tile + 1 : 1);
         if (count < L::sequences) nowhere = memory.take<T>(std::max(tile, K) * K);
         for (int w = 0; w < L::sequences; ++w) number(length, w) = double(problem.length(member(w)));
     }
@@ -116,7 +117,10 @@ struct Unit {
     static double& number(double& x, int) { return x; }
     template <class S>
     static auto& number(S& x, int w) { return reinterpret_cast<double*>(&x)[w]; }
-    Flag inside(int64_t t) const { return less(Scalar{} + double(t), length); }
+    Flag inside(int64_t t) const {
+        if constexpr (L::sequences == 1) return -1;  // one sequence ends where its work ends
+        else return less(Scalar{} + double(t), length);
+    }
     const Message* message(const V* rows) const { return reinterpret_cast<const Message*>(rows); }
 
     // n rows of K numbers a sequence into n × R vectors; padding states get `fill`.
@@ -129,7 +133,9 @@ struct Unit {
             constexpr int N = sizeof(V) / sizeof(double);
             const T* row = base + members[0] * pitch;
             double* to = reinterpret_cast<double*>(out);
-            for (int64_t i = 0; i < n; ++i, row += K, to += R * N) {
+            if (K == R * N)
+                for (int64_t i = 0; i < n * R; ++i) out[i] = load<N>(row + i * N);
+            else for (int64_t i = 0; i < n; ++i, row += K, to += R * N) {
                 int64_t k = 0;
                 for (; k + N <= K; k += N) store(to + k, load<N>(row + k));
                 for (; k < R * N; ++k) to[k] = k < K ? double(row[k]) : fill;
@@ -147,7 +153,9 @@ struct Unit {
             constexpr int N = sizeof(V) / sizeof(double);
             T* row = base + members[0] * pitch;
             const double* from = reinterpret_cast<const double*>(in);
-            for (int64_t i = 0; i < n; ++i, row += K, from += R * N) {
+            if (K == R * N)
+                for (int64_t i = 0; i < n * R; ++i) store(row + i * N, in[i]);
+            else for (int64_t i = 0; i < n; ++i, row += K, from += R * N) {
                 int64_t k = 0;
                 for (; k + N <= K; k += N) store(row + k, load<N>(from + k));
                 for (; k < K; ++k) row[k] = T(from[k]);
@@ -170,7 +178,17 @@ inline void in_blocks(int64_t rows, F f) {
 template <int B, class X, class M, class V>
 inline void product(const X* x, const M* matrix, int64_t K, int64_t stride, V (&out)[B]) {
     for (int b = 0; b < B; ++b) out[b] = V{};
-    for (int64_t j = 0; j < K; ++j)
+    int64_t j = 0;
+    if constexpr (B <= 2) {  // too few sums to hide the latency of an addition: twice as many
+        V odd[B] = {};
+        for (; j + 2 <= K; j += 2)
+            for (int b = 0; b < B; ++b) {
+                out[b] += x[j] * matrix[j * stride + b];
+                odd[b] += x[j + 1] * matrix[(j + 1) * stride + b];
+            }
+        for (int b = 0; b < B; ++b) out[b] += odd[b];
+    }
+    for (; j < K; ++j)
         for (int b = 0; b < B; ++b) out[b] += x[j] * matrix[j * stride + b];
 }
 
@@ -215,7 +233,8 @@ void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
     for (int64_t r = 0; r < R; ++r) top = larger(u.initial[r], top);
     const Scalar start = u.start = L::top(top);
     V *first_a = u.a, *first_e = u.e;
-    Scalar *first_c = u.c, *first_peak = u.peak, *first_dip = u.dip, last = Scalar{} + 1.0;
+    Scalar *first_c = u.c, *first_peak = u.peak, last = Scalar{} + 1.0;
+    Scalar least_c = Scalar{} + 1.0;
     for (int64_t r = 0; r < R; ++r) {
         const V x = u.initial[r] - start;
         bottom = smaller(x > -INFINITY ? x : V{}, bottom);
@@ -230,9 +249,11 @@ void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
     for (int64_t t0 = 0; t0 < steps; t0 += tile) {
         const int64_t t1 = std::min(t0 + tile, steps);
         u.read(u.problem.emission + t0 * u.K, u.problem.T_ * u.K, t1 - t0, u.e + t0 * R, -INFINITY);
+        V dip{};
+        Scalar peaks{};
         for (int64_t t = t0; t < t1; ++t) {
             V* x = u.e + t * R;
-            V top = x[0], bottom{};
+            V top = x[0];
             for (int64_t r = 1; r < R; ++r) top = larger(x[r], top);
             Scalar peak = L::top(top);
             if (t >= u.shortest) {  // padding: emission 1, whatever is stored there
@@ -242,17 +263,19 @@ void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
             }
             for (int64_t r = 0; r < R; ++r) {
                 const V d = x[r] - peak;
-                bottom = smaller(d > -INFINITY ? d : V{}, bottom);
+                dip = smaller(d > -INFINITY ? d : V{}, dip);
                 x[r] = exp(d);
             }
             u.peak[t] = peak;
-            u.dip[t] = L::bottom(bottom);
+            peaks += peak;
         }
-        Scalar least = Scalar{} + 1.0;
+        Scalar& deepest = u.dip[keep ? t0 / tile : 0];
+        deepest = L::bottom(dip);
+        V least = V{} + 1.0;
         for (int64_t t = t0; t < t1; ++t) {
             const V* e = u.e + t * R;
             V* a = u.a + t * R;
-            V total{}, smallest = V{} + 1.0;
+            V total{};
             const auto inside = u.inside(t);
             if (t == 0) {
                 for (int64_t r = 0; r < R; ++r) total += a[r] = u.initial[r] * e[r];
@@ -262,25 +285,25 @@ void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
                     V sums[block];
                     product<block>(u.message(a - R), weights + first, u.K, stride, sums);
                     for (int b = 0; b < block; ++b) {
-                        smallest = smaller(sums[b] * scale, smallest);
+                        const V predicted = sums[b] * scale;
+                        if constexpr (L::sequences == 1) least = smaller(predicted, least);
+                        else least = smaller(inside ? predicted : V{} + 1.0, least);
                         a[first + b] = sums[b] * (scale * e[first + b]);
                         total += a[first + b];
                     }
                 });
                 exponents += select(inside, exponent(before), Scalar{});
-                least = smaller(select(inside, L::bottom(smallest), Scalar{} + 1.0), least);
             }
             u.c[t] = L::total(total);
-            u.bad |= inside & ~less(Scalar{} + safe, u.c[t]);
             last = select(inside, u.c[t], last);
-            shifts.add(select(inside, u.peak[t] + (t ? A.shift : 0.0), Scalar{}));
+            least_c = smaller(last, least_c);
         }
-        const bool look = any(less(least, Scalar{} + safe) & ~u.bad);
-        for (int64_t t = t0; t < t1; ++t) {
-            if (look && t)
+        shifts.add(peaks);
+        u.bad |= less(least_c, Scalar{} + safe);
+        lost |= less(deepest, Scalar{} + log_safe);
+        if (any(less(L::bottom(least), Scalar{} + safe) & ~u.bad))
+            for (int64_t t = std::max<int64_t>(t0, 1); t < t1; ++t)
                 inspect<L>(u, u.a + (t - 1) * R, A.by_row, A.stride, u.inside(t), lost, u.bad);
-            lost |= u.inside(t) & less(u.dip[t], Scalar{} + log_safe);
-        }
         after(t0, t1);
         if (!keep) {
             std::copy(u.a + (t1 - 1) * R, u.a + t1 * R, first_a);
@@ -289,10 +312,11 @@ void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
             u.e = first_e - (t1 - 1) * R;
             u.c = first_c - (t1 - 1);
             u.peak = first_peak - (t1 - 1);
-            u.dip = first_dip - (t1 - 1);
         }
     }
-    u.log_z = (shifts.high + shifts.low) + (exponents * log_2 + log(last));
+    u.log_z = (shifts.high + shifts.low) + (u.length - 1.0) * A.shift
+              + (exponents * log_2 + log(last));
+    u.bad |= ~less(Scalar{} - INFINITY, u.log_z);  // NaN has come through to here
 }
 
 // Sums over the pairs of a tile: pairs(i, r) += Σ_t a_t(i) u_t(r), a block of sums in registers.
@@ -345,7 +369,7 @@ void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Works
 
     for (int64_t t0 = (steps - 1) / tile * tile; t0 >= 0; t0 -= tile) {
         const int64_t t1 = std::min(t0 + tile, steps);
-        Scalar least = one;
+        V least = V{} + 1.0;
         for (int64_t t = t1 - 1; t >= t0; --t) {
             const V* a = u.a + t * R;
             V* next = u.e + (t + 1) * R;
@@ -354,7 +378,7 @@ void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Works
             if (t == steps - 1) {
                 for (int64_t r = 0; r < R; ++r) b[r] = V{} + 1.0;
             } else {
-                V total{}, smallest = V{} + 1.0;
+                V total{};
                 for (int64_t r = 0; r < R; ++r) total += next[r] *= b[r];
                 const Scalar weight = L::total(total);
                 scale = inverse_power(weight);
@@ -364,12 +388,12 @@ void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Works
                     product<block>(u.message(next), weights + first, K, stride, sums);
                     for (int i = 0; i < block; ++i) {
                         b[first + i] = sums[i] * scale;
-                        smallest = smaller(b[first + i], smallest);
+                        if constexpr (L::sequences == 1) least = smaller(b[first + i], least);
+                        else least = smaller(inside_next ? b[first + i] : V{} + 1.0, least);
                     }
                 });
                 if (t + 1 >= u.shortest)
                     for (int64_t r = 0; r < R; ++r) b[r] = inside_next ? b[r] : V{} + 1.0;
-                least = smaller(select(inside_next, L::bottom(smallest), one), least);
             }
             V total{};
             for (int64_t r = 0; r < R; ++r) total += a[r] * b[r];
@@ -381,12 +405,11 @@ void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Works
                 for (int64_t r = 0; r < R; ++r) next[r] *= factor;
             }
         }
-        const bool look = any(less(least, Scalar{} + safe) & ~u.bad);
-        for (int64_t t = std::min(t1, steps - 1) - 1; t >= t0; --t) {
-            lost |= u.inside(t + 1) & less(u.dip[t + 1], Scalar{} + log_safe);
-            if (look)
+        // b_t takes in the emissions of step t + 1, which for the last t lie in the next tile
+        lost |= less(u.dip[t0 / tile], Scalar{} + log_safe);
+        if (any(less(L::bottom(least), Scalar{} + safe) & ~u.bad))
+            for (int64_t t = std::min(t1, steps - 1) - 1; t >= t0; --t)
                 inspect<L>(u, u.e + (t + 1) * R, A.by_column, A.stride, u.inside(t + 1), lost, u.bad);
-        }
         outer(u.message(u.a + t0 * R), u.e + (t0 + 1) * R, std::min(t1, steps - 1) - t0, K, R,
               R * int64_t(sizeof(V)) / int64_t(sizeof(Message)), pairs);
         u.write(gamma, t1 - t0, out.gamma + t0 * K, u.problem.T_ * K);

@@ -20,7 +20,7 @@ from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
 def log_partition(chain: Chain) -> Tensor:
     """log Z of every sequence: (B,), in nats, differentiable twice in every potential."""
     chain = chain.canonical()
-    return _LogPartition.apply(*chain)  # type: ignore[no-untyped-call]
+    return _LogPartition.apply(*chain)
 
 
 def filter(chain: Chain) -> Filtered:

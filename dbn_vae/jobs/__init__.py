@@ -1,1 +1,1 @@
-"""The jobs of the command line, one file each: `add_arguments(parser)` and `run(arguments)` to an exit code."""
+"""The jobs of the command line, one file each: add_arguments(parser), and run(arguments) -> exit code."""

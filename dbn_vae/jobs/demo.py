@@ -10,7 +10,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from dbn_vae.evaluation.states import effective_states
 from dbn_vae.io import load
 
 N_STARTS = 4
-SAME_START = {"covars_prior": 0.0, "n_iter": 200, "tol": 1e-4}
+SAME_START: dict[str, Any] = {"covars_prior": 0.0, "n_iter": 200, "tol": 1e-4}
 
 
 class Check(NamedTuple):
@@ -246,7 +246,8 @@ def write_models(rows: list[Row], series: Series, out: Path) -> Iterator[Check]:
 def sane(rows: list[Row], decoded: Decoded) -> list[Check]:
     finite = all(np.isfinite(r.score.total) for r in rows)
     off = float(np.abs(decoded.gamma.sum(1) - 1).max())
-    falls = [np.diff(r.model.monitor_.history).min() for r in rows if isinstance(r.model, GaussianHMM)]
+    histories = [r.model.monitor_.history for r in rows if has_states(r) and isinstance(r.model, GaussianHMM)]
+    falls = [float(np.diff(history).min()) for history in histories]
     return [
         Check("every held-out score is finite", finite, f"{len(rows)} models"),
         Check("state probabilities sum to 1 on every day", off < 1e-5, f"largest deviation {off:.1e}"),
@@ -348,12 +349,12 @@ def learning(rows: list[Row]) -> Any:
     from dbn_vae import plotting
     from dbn_vae.report import Section
 
-    hmms = {
+    hmms: dict[str, Sequence[float]] = {
         row.name: row.model.monitor_.history
         for row in rows
         if isinstance(row.model, GaussianHMM) and row.model.n_components > 1
     }
-    deep = {
+    deep: dict[str, Sequence[float]] = {
         row.name: [c.validation for c in row.model.history_]
         for row in rows
         if isinstance(row.model, VAEHMM | DeepMarkovModel)

@@ -2,9 +2,9 @@
 
     log p(x) ≥ −(reconstruction + KL),   reconstruction = −E_q log p(x | z),   KL = KL(q(z | x) ‖ N(0, I))
 
-The three curves are in nats per image, so their scale does not depend on the batch size.  Grey images under a
-Bernoulli likelihood are binarised: anew for each minibatch in training, once and for all with a fixed seed for
-every evaluation.  The test images are never trained on.
+The three curves are in nats per image, so their scale does not depend on the batch size.  Grey images under
+a Bernoulli likelihood are binarised: anew for each minibatch in training, once and for all with a fixed seed
+for every evaluation.  The test images are never trained on.
 
 Source: Kingma and Welling (2014), Auto-Encoding Variational Bayes: figure 2 with one hidden layer of tanh.
 """
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 BINARISATION_SEED = 0  # not --seed: runs that differ in their seed are judged on the same binary images
 EVALUATION_SEED = 1  # of the z in every evaluation, so that two evaluations of one model agree
+TITLES = {"digits": "8 × 8 digits", "mnist": "MNIST"}
 DIGITS_HELD_OUT = 297
 IMPORTANCE_SAMPLES = 500
 IMPORTANCE_IMAGES = 1000  # the first of the test images: each costs 500 times what its ELBO costs
@@ -79,7 +80,7 @@ class Epoch(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, choices=("digits", "mnist"))
+    parser.add_argument("--data", required=True, choices=tuple(TITLES))
     parser.add_argument("--data-dir", type=Path, help="folder with the MNIST files")
     parser.add_argument("--batch-size", type=positive, default=100)
     parser.add_argument("--epochs", type=positive, default=30)
@@ -130,16 +131,14 @@ def train(arguments: argparse.Namespace) -> None:
         one_epoch(steps, n_updates, f"epoch {len(epochs) + 1}/{arguments.epochs}")
         epochs.append(Epoch(measure(model, images.train_part), measure(model, images.test)))
         print(f"epoch {len(epochs)}: {in_words(epochs[-1])}", flush=True)
-        checkpoint.save(
-            path, model, optimizer, generator, {"settings": settings(arguments), "epochs": epochs}
-        )
-        write_curves(arguments.out / "curves.csv", epochs)
-        for name, (_, figure) in figures(model, images, epochs).items():
-            plotting.save(figure, arguments.out / f"{name}.png")
+        facts = {"settings": settings(arguments), "epochs": epochs}
+        checkpoint.save(path, model, optimizer, generator, facts)
+        show(arguments.out, model, images, epochs)
     scores = final_scores(model, images.test)
     for score in scores:
         print(f"test, {len(score.lengths):,} images, {score.kind}: {per_image(score)} nats per image")
-    write_page(arguments, images, scores, figures(model, images, epochs))
+    pictures = show(arguments.out, model, images, epochs)
+    write_page(arguments, images, epochs, scores, list(pictures.values()))
 
 
 def one_epoch(steps: Iterator[AscentStep], n_updates: int, title: str) -> None:
@@ -273,9 +272,8 @@ def final_scores(model: VAE, test: Sequences) -> list[Score]:
 
     def score(n_images: int, kind: str, value: Callable[[Batch], Tensor]) -> Score:
         part = as_sequences(test.x[:n_images])
-        values, error = evaluate(
-            part, value, repeats=2, max_frames=50
-        )  # 500 samples of 50 images fit a cache
+        # few images at a time: 50 of them with S samples of z each are 80 MB a tensor
+        values, error = evaluate(part, value, repeats=2, max_frames=50)
         return Score(values, part.lengths, kind, error)
 
     def elbo(batch: Batch) -> Tensor:
@@ -287,6 +285,15 @@ def final_scores(model: VAE, test: Sequences) -> list[Score]:
     sizes = sorted({len(test), min(IMPORTANCE_IMAGES, len(test))}, reverse=True)
     elbos = [score(n, "ELBO", elbo) for n in sizes]
     return [*elbos, score(sizes[-1], f"importance bound, S = {S}", importance)]
+
+
+def show(out: Path, model: VAE, images: Images, epochs: list[Epoch]) -> dict[str, tuple[str, "Figure"]]:
+    """Write the curves and the pictures; returns the pictures."""
+    write_curves(out / "curves.csv", epochs)
+    pictures = figures(model, images, epochs)
+    for name, (_, figure) in pictures.items():
+        plotting.save(figure, out / f"{name}.png")
+    return pictures
 
 
 @torch.no_grad()
@@ -316,9 +323,7 @@ def figures(model: VAE, images: Images, epochs: list[Epoch]) -> dict[str, tuple[
         ),
     }
     if model.core.n_latent == 2:
-        caption = (
-            "The mean of p(x | z) over the plane of z; equal areas have equal probability under the prior."
-        )
+        caption = "The mean of p(x | z) over the plane of z, equal areas of equal prior probability."
         found["manifold"] = (caption, plotting.manifold_grid(decoded))
     return found
 
@@ -326,41 +331,36 @@ def figures(model: VAE, images: Images, epochs: list[Epoch]) -> dict[str, tuple[
 def write_page(
     arguments: argparse.Namespace,
     images: Images,
+    epochs: list[Epoch],
     scores: list[Score],
-    pictures: dict[str, tuple[str, "Figure"]],
+    pictures: list[tuple[str, "Figure"]],
 ) -> None:
     from pandas import DataFrame
 
-    rows = [
-        (
-            score.kind,
-            len(score.lengths),
-            score.per_frame,
-            score.standard_error,
-            score.monte_carlo_error / len(score.lengths),
-        )
-        for score in scores
-    ]
-    columns = [
-        "lower bound of log p(x)",
-        "test images",
-        "nats per image",
-        "± over images",
-        "± over samples of z",
-    ]
+    bounds = DataFrame(
+        {
+            "lower bound of log p(x)": [score.kind for score in scores],
+            "test images": [len(score.lengths) for score in scores],
+            "nats per image": [score.per_frame for score in scores],
+            "± over images": [score.standard_error for score in scores],
+            "± over samples of z": [score.monte_carlo_error / len(score.lengths) for score in scores],
+        }
+    )
     write_report(
         arguments.out / "report.html",
-        title=f"A static auto-encoder of {arguments.data}",
-        lead=f"After {arguments.epochs} epochs the test images have an ELBO of {per_image(scores[0])} nats each.",
+        title=f"A static auto-encoder of {TITLES[arguments.data]}",
+        lead=f"An ELBO of {per_image(scores[0])} nats per test image after {len(epochs)} epochs.",
         sections=[
             Section(
                 "How well it predicts",
                 ["Both numbers are lower bounds of the log-likelihood; the importance bound is the tighter."],
-                tables=[("Bounds on images never trained on.", DataFrame(rows, columns=columns))],
+                tables=[("Bounds on images never trained on.", bounds)],
             ),
-            Section("What it learned", figures=list(pictures.values())),
+            Section("What it learned", figures=pictures),
         ],
-        facts=images.facts | {name: str(value) for name, value in vars(arguments).items()},
+        facts=images.facts
+        | {name.replace("_", " "): str(value) for name, value in settings(arguments).items()}
+        | {"epochs": str(len(epochs)), "torch": torch.__version__},
     )
 
 

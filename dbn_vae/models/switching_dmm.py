@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from dbn_vae import inference
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain

@@ -1,0 +1,863 @@
+"""Bounds against exact likelihoods, and what must not change a model's answers.
+
+Where everything is linear and Gaussian, log p(x) is a dense Gaussian, summed over state paths where there are
+states.  There a bound at the true posterior is log p(x) exactly, and anywhere else importance weights average
+to p(x): between them these two facts leave no factor of the joint unchecked.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from oracles import (
+    cube_noise,
+    dense_gaussian_log_prob,
+    enumerate_posterior,
+    linear_gaussian_core,
+    log_joint,
+    paths,
+    walk_moments,
+)
+from torch import Tensor
+
+from dbn_vae import emissions, inference, likelihoods
+from dbn_vae.aevb import AEVB
+from dbn_vae.distributions import Evidence, log_normal, posterior
+from dbn_vae.inference import Chain
+from dbn_vae.models import (
+    DMM,
+    HMM,
+    STR,
+    VAE,
+    VAEHMM,
+    Filtering,
+    LatentModel,
+    MeanFieldVAEHMM,
+    Model,
+    PerStep,
+    Product,
+    Recognition,
+    StateModel,
+    SwitchingDMM,
+)
+from dbn_vae.nn import BackwardGRU
+from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.transitions import Gated, Linear, Stationary
+
+EXACT = {"rtol": 1e-10, "atol": 1e-9}
+NAN = math.nan
+close = torch.testing.assert_close
+
+
+@pytest.fixture(autouse=True)
+def settled():
+    """Inference on the reference, and the same initial weights in every test."""
+    with inference.using("reference"), torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def cubes(monkeypatch):
+    """Gaussian noise becomes the corners of a cube over the last n axes; see cube_noise."""
+    return lambda n_axes: monkeypatch.setattr(torch, "randn", cube_noise(n_axes))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def table(rows) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def normals(*shape: int, seed: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64).normal_(generator=seeded(seed))
+
+
+# Linear-Gaussian models of three short sequences, one frame wholly missing
+
+DECODERS = {
+    1: (table([[1.0], [0.5]]), table([0.3, -0.2]), table([0.7, 0.9])),
+    2: (
+        table([[1.0, 0.5], [0.6, -1.2], [0.4, 0.55]]) * table([[1.0], [1.0], [2.0]]),
+        table([0.3, -0.2, 0.1]),
+        table([1.0, 1.0, 2.0]),
+    ),
+}
+STARTPROB, TRANSMAT = table([0.5, 0.3, 0.2]), table([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]])
+LENGTHS = [3, 1, 2]
+
+
+def chain_over(K: int) -> Stationary:
+    start, moves = STARTPROB[:K], TRANSMAT[:K, :K]
+    return Stationary(start / start.sum(), moves / moves.sum(1, keepdim=True))
+
+
+def short_batch(D: int, labels=None) -> Batch:
+    x = normals(6, D, seed=1)
+    x[1] = NAN
+    return Sequences.from_any(x, LENGTHS, labels=labels).batch()
+
+
+def components(K: int, Z: int) -> tuple[Tensor, Tensor]:
+    return normals(3, Z, seed=2)[:K], 0.4 + normals(3, Z, seed=3)[:K].square()
+
+
+def drift(Z: int, seed: int = 4, width: float = 0.6) -> Linear:
+    move = Linear(Z, scale=width).double()
+    with torch.no_grad():
+        move.weight.copy_(0.8 * torch.eye(Z) + 0.2 * normals(Z, Z, seed=seed))
+        move.bias.copy_(0.5 * normals(Z, seed=seed + 50))
+    return move
+
+
+def moments_of(move: Linear) -> tuple[Tensor, Tensor, Tensor]:
+    variance = move(torch.zeros(1, len(move.bias), dtype=torch.float64)).variance[0]
+    return move.weight.detach(), move.bias.detach(), variance.detach().diag()
+
+
+def log_p_given_path(batch: Batch, b: int, Z: int, mean: Tensor, covariance: Tensor) -> float:
+    T = int(batch.lengths[b])
+    seen = batch.observed[b, :T].any(-1)
+    return dense_gaussian_log_prob(batch.x[b, :T], seen, mean, covariance, DECODERS[Z])
+
+
+def log_p_frames(batch: Batch, Z: int, K: int | None = None) -> Tensor:
+    """The static VAE's (K None), or the VAE-HMM's summed over paths."""
+    first = (torch.zeros(1, Z).double(), torch.ones(1, Z).double()) if K is None else components(K, Z)
+    potential = torch.zeros(*batch.x.shape[:2], len(first[0]), dtype=torch.float64)
+    for b, T in enumerate(batch.lengths.tolist()):
+        for t in range(T):
+            for k, (m, v) in enumerate(zip(*first, strict=True)):
+                one = batch.x[b, t : t + 1], batch.observed[b, t : t + 1].any(-1)
+                potential[b, t, k] = dense_gaussian_log_prob(
+                    *one, m[None], v.diag()[None, :, None], DECODERS[Z]
+                )
+    transition = chain_over(len(first[0]))
+    if batch.labels is not None:
+        states = torch.arange(len(first[0]))
+        wrong = (batch.labels[..., None] >= 0) & (batch.labels[..., None] != states)
+        potential = potential.masked_fill(wrong, -math.inf)
+    chain = Chain(
+        transition.log_initial().detach(),
+        transition.log_transition().detach(),
+        potential,
+        batch.lengths,
+    )
+    return enumerate_posterior(chain)[0]
+
+
+def log_p_walk(batch: Batch, model: DMM | SwitchingDMM) -> Tensor:
+    """The linear DMM's, or the switching one's summed over paths."""
+    Z = model.core.n_latent
+    moves = [model.transition] if isinstance(model, DMM) else list(model.moves)
+    chain = chain_over(1) if isinstance(model, DMM) else model.transition
+    first_mean = model.initial_mean.detach().view(-1, Z)
+    first_variance = (2 * model.initial_log_scale.detach()).exp().view(-1, Z)
+    out = []
+    for b, T in enumerate(batch.lengths.tolist()):
+        scores = []
+        for path in paths(T, len(moves)):
+            walk = walk_moments(
+                (first_mean[path[0]], first_variance[path[0]].diag()),
+                [moments_of(moves[k]) for k in path[1:]],
+            )
+            score = chain.log_initial()[path[0]] + chain.log_transition()[path[:-1], path[1:]].sum()
+            scores.append(score.detach() + log_p_given_path(batch, b, Z, *walk))
+        out.append(torch.stack(scores).logsumexp(0))
+    return torch.stack(out)
+
+
+class ExactFuture(Recognition):
+    """q ∝ p(z_t | z_{t-1}) psi_t χ_t with the χ of a scalar linear walk in closed form: the true posterior."""
+
+    looks_ahead = True
+
+    def __init__(self, move: Linear) -> None:
+        super().__init__()
+        w, b, q = moments_of(move)
+        self.w, self.b, self.q = w.item(), b.item(), q.item()
+
+    def context(self, core: AEVB, batch: Batch) -> Tensor:
+        h, J = core.evidence(batch.x, batch.observed)
+        total = Evidence(torch.zeros_like(h[:, 0]), torch.zeros_like(J[:, 0]))
+        out = []
+        for t in reversed(range(h.shape[1])):
+            total = total * Evidence(h[:, t], J[:, t])
+            out.append(torch.cat(total, -1))
+            shrink = 1 / (1 + self.q * total.J)  # ∫ N(z'; w z + b, q) psi(z') dz', as a function of z
+            h_next, J_next = shrink * total.h, shrink * total.J
+            total = Evidence(self.w * (h_next - self.b * J_next), self.w**2 * J_next)
+        return torch.stack(out[::-1], 1)
+
+    def step(self, prediction, z, context):
+        return posterior(prediction, Evidence(*context.chunk(2, -1)))
+
+
+def linear_core(Z: int, doubt: float = 1.0) -> AEVB:
+    """doubt < 1: evidence weaker than the truth and a little off, so that q is wider than the posterior."""
+    core = linear_gaussian_core(*DECODERS[Z])
+    if doubt != 1:
+        (encoder,) = core.encoder
+        with torch.no_grad():
+            J = doubt * encoder.bias[Z:].exp().log1p()
+            encoder.bias[Z:] = J.expm1().log()
+            encoder.bias[:Z] += 0.2
+    return core
+
+
+def start_at(model: DMM | SwitchingDMM, K: int = 1, differ: bool = False):
+    with torch.no_grad():
+        model.initial_mean.copy_(torch.full_like(model.initial_mean, 0.4))
+        model.initial_log_scale.copy_(torch.full_like(model.initial_log_scale, -0.2))
+        if differ:
+            model.initial_mean.copy_(normals(K, model.core.n_latent, seed=30))
+    return model
+
+
+LABELS = [2, -1, 0, 1, -1, 1]
+
+# A model at its true posterior, and log p(x)
+AT_THE_TRUTH: dict[str, Callable[[], tuple[LatentModel, Batch, Tensor]]] = {}
+
+
+def at_the_truth(name: str):
+    return lambda build: AT_THE_TRUTH.setdefault(name, build)
+
+
+for _Z in (1, 2):
+
+    @at_the_truth(f"VAE-Z{_Z}")
+    def _(Z=_Z):
+        batch = short_batch(Z + 1)
+        return VAE(linear_core(Z)), batch, log_p_frames(batch, Z)
+
+    for _K in (1, 2, 3):
+
+        @at_the_truth(f"VAEHMM-Z{_Z}-K{_K}")
+        def _(Z=_Z, K=_K):
+            batch = short_batch(Z + 1)
+            model = VAEHMM(linear_core(Z), chain_over(K), *components(K, Z))
+            return model, batch, log_p_frames(batch, Z, K)
+
+
+@at_the_truth("VAEHMM-labelled")
+def _():
+    batch = short_batch(3, LABELS)
+    return VAEHMM(linear_core(2), chain_over(3), *components(3, 2)), batch, log_p_frames(batch, 2, 3)
+
+
+@at_the_truth("DMM")
+def _():
+    batch, move = short_batch(2), drift(1)
+    model = start_at(DMM(linear_core(1), move, ExactFuture(move)))
+    return model, batch, log_p_walk(batch, model)
+
+
+@at_the_truth("SwitchingDMM-equal-moves")
+def _():
+    batch, move = short_batch(2), drift(1)
+    moves = [copy.deepcopy(move) for _ in range(2)]
+    model = start_at(SwitchingDMM(linear_core(1), chain_over(2), moves, ExactFuture(move)))
+    return model, batch, log_p_walk(batch, model)
+
+
+@pytest.mark.parametrize("name", AT_THE_TRUTH)
+def test_at_the_true_posterior_every_bound_is_log_p(name, cubes):
+    model, batch, log_p = AT_THE_TRUTH[name]()
+    weights = model.log_weights(batch, 7, seeded())
+    close(weights, log_p.expand_as(weights), **EXACT)
+    close(model.elbo_sampled(batch, 3, seeded()).elbo, log_p, **EXACT)
+    close(model.importance_bound(batch, 3, seeded()), log_p, **EXACT)
+    cubes(2)
+    close(model.elbo(batch, 64).elbo, log_p, **EXACT)
+
+
+@pytest.mark.parametrize("name", [name for name in AT_THE_TRUTH if "VAEHMM" in name])
+def test_the_vae_hmms_objective_is_log_p_at_the_truth_with_one_sample(name):
+    model, batch, log_p = AT_THE_TRUTH[name]()
+    close(model.objective(batch, generator=seeded()), log_p, **EXACT)
+
+
+# A model elsewhere, and log p(x): q is wider than the posterior, so that weights have a variance
+
+
+def recognition(name: str, Z: int) -> Recognition:
+    made = {
+        "PerStep": PerStep,
+        "Filtering": Filtering,
+        "Product": lambda: Product(Z + 1, Z, 4),
+        "STR": lambda: STR(Z + 1, Z, 4),
+    }[name]().double()
+    if isinstance(made, STR):
+        with torch.no_grad():
+            made.head.bias[Z:] = 0.8
+    return made
+
+
+ELSEWHERE: dict[str, Callable[[], tuple[LatentModel, Batch, Tensor]]] = {}
+
+
+def elsewhere(name: str):
+    return lambda build: ELSEWHERE.setdefault(name, build)
+
+
+@elsewhere("VAE")
+def _():
+    batch = short_batch(3)
+    return VAE(linear_core(2, 0.6)), batch, log_p_frames(batch, 2)
+
+
+for _kind in (VAEHMM, MeanFieldVAEHMM):
+    for _labels in (None, LABELS):
+
+        @elsewhere(_kind.__name__ + ("-labelled" if _labels else ""))
+        def _(kind=_kind, labels=_labels):
+            batch = short_batch(2, labels)
+            model = kind(linear_core(1, 0.6), chain_over(3), *components(3, 1))
+            return model, batch, log_p_frames(batch, 1, 3)
+
+
+for _name in ("PerStep", "Filtering", "Product", "STR"):
+
+    @elsewhere(f"DMM-{_name}")
+    def _(name=_name):
+        batch = short_batch(2)
+        model = start_at(DMM(linear_core(1, 0.6), drift(1), recognition(name, 1)))
+        return model, batch, log_p_walk(batch, model)
+
+    @elsewhere(f"SwitchingDMM-{_name}")
+    def _(name=_name):
+        batch, moves = short_batch(2), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+        model = SwitchingDMM(linear_core(1, 0.6), chain_over(2), moves, recognition(name, 1))
+        start_at(model, 2, differ=True)
+        return model, batch, log_p_walk(batch, model)
+
+
+@elsewhere("DMM-Filtering-Z2")
+def _():
+    batch = short_batch(3)
+    model = start_at(DMM(linear_core(2, 0.6), drift(2), recognition("Filtering", 2)))
+    return model, batch, log_p_walk(batch, model)
+
+
+every_model_elsewhere = pytest.mark.parametrize("name", ELSEWHERE)
+
+
+def within(error: Tensor, samples: Tensor, n_sigma: float = 4.5) -> Tensor:
+    """|error of a mean over the first dimension| against its standard error."""
+    return error.abs() <= n_sigma * samples.std(0) / math.sqrt(len(samples)) + 1e-12
+
+
+@every_model_elsewhere
+@torch.no_grad()
+def test_importance_weights_average_to_p(name):
+    model, batch, log_p = ELSEWHERE[name]()
+    ratio = (model.log_weights(batch, 20_000, seeded()) - log_p).exp()
+    assert (ratio.std(0) > 0.01).any(), "at the truth this would show nothing"
+    assert within(ratio.mean(0) - 1, ratio).all(), ratio.mean(0)
+    assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
+
+
+@every_model_elsewhere
+@torch.no_grad()
+def test_importance_bounds_rise_towards_log_p(name):
+    model, batch, log_p = ELSEWHERE[name]()
+    before = None
+    for n_samples in (1, 5, 25):
+        bounds = torch.stack([model.importance_bound(batch, n_samples, seeded(i)) for i in range(60)])
+        mean, error = bounds.mean(0), bounds.std(0) / math.sqrt(60)
+        assert (mean <= log_p + 4.5 * error + 1e-9).all(), f"S = {n_samples} exceeds log p"
+        if before is not None:
+            assert (mean >= before[0] - 4.5 * (error + before[1]) - 1e-9).all(), f"S = {n_samples} fell"
+        before = mean, error
+    large = model.importance_bound(batch, 5000, seeded())
+    close(large, log_p, rtol=0, atol=0.15)
+    elbo = model.elbo(batch, 5000, seeded()).elbo.sum()
+    assert elbo < log_p.sum() - 0.02, "at the truth this would show nothing"
+    assert large.sum() > elbo
+
+
+@every_model_elsewhere
+@torch.no_grad()
+def test_estimators_a_and_b_have_one_mean(name):
+    """Of MeanFieldVAEHMM B is another, lower bound: A2 ≤ A1."""
+    model, batch, _ = ELSEWHERE[name]()
+    a = torch.stack([model.elbo_sampled(batch, 100, seeded(i)).elbo for i in range(50)])
+    b = torch.stack([model.elbo(batch, 100, seeded(1000 + i)).elbo for i in range(50)])
+    error = ((a.var(0) + b.var(0)) / 50).sqrt()
+    if isinstance(model, MeanFieldVAEHMM):
+        assert (b.mean(0) <= a.mean(0) + 4.5 * error).all()
+        assert b.mean() < a.mean() - 0.01
+    else:
+        assert ((a.mean(0) - b.mean(0)).abs() <= 4.5 * error + 1e-12).all(), (a.mean(0), b.mean(0))
+
+
+@pytest.mark.parametrize("name", [name for name in ELSEWHERE if name.startswith("VAEHMM")])
+@torch.no_grad()
+def test_the_vae_hmms_objective_is_at_least_its_elbo(name):
+    model, batch, _ = ELSEWHERE[name]()
+    one = torch.stack([model.emission_bound(batch, 1, 1.0, seeded(i)) for i in range(300)])
+    elbo = model.elbo(batch, 20_000, seeded()).elbo
+    assert (one.mean(0) >= elbo - 4.5 * one.std(0) / math.sqrt(300) - 0.01).all()
+
+
+@torch.no_grad()
+def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
+    """Fifteen steps: the bounds of the filtering posterior close in on the dense Gaussian from below."""
+    data = Sequences.from_any(normals(15, 2, seed=6)).batch()
+    model = start_at(DMM(linear_core(1), drift(1), Filtering()))
+    log_p = log_p_walk(data, model)
+    gaps = [(log_p - model.importance_bound(data, S, seeded())).item() for S in (1, 100, 20_000)]
+    assert gaps[2] == pytest.approx(0, abs=0.1)
+    assert gaps[1] < 0.5
+    assert (log_p - model.elbo(data, 2000, seeded()).elbo).item() > 0.5
+
+
+# The VAE-HMM's closed forms
+
+
+def test_log_evidence_is_the_integral_of_prior_and_evidence():
+    model = VAEHMM(linear_core(2), chain_over(3), *components(3, 2))
+    evidence = Evidence(3 * normals(4, 5, 2, seed=7), 3 * normals(4, 5, 2, seed=8).square())
+    z = torch.linspace(-30, 30, 6001, dtype=torch.float64)
+    prior = log_normal(z[:, None, None, None], torch.distributions.Normal(
+        model.mean[..., None], model.log_scale.exp()[..., None]))  # fmt: skip
+    psi = evidence.h[..., None, :] * z[:, None, None, None, None]
+    psi = psi - 0.5 * evidence.J[..., None, :] * z.square()[:, None, None, None, None]
+    integral = (prior[:, :, :].view(6001, 1, 1, 3, 2) + psi).logsumexp(0) + math.log(0.01)
+    close(model.log_evidence(evidence), integral.sum(-1), **EXACT)
+
+
+def test_log_evidence_of_nothing_is_nothing_and_of_certainty_is_finite():
+    model = VAEHMM(linear_core(2), chain_over(3), *components(3, 2))
+    nothing = Evidence(torch.zeros(1, 1, 2).double(), torch.zeros(1, 1, 2).double())
+    assert (model.log_evidence(nothing) == 0).all()
+    J = torch.full((1, 1, 2), 1e12, dtype=torch.float64)
+    mean, variance = components(3, 2)
+    sharp = model.log_evidence(Evidence(J * 0.7, J))
+    # psi is then √(2π/J) exp(½ h²/J) δ(z − 0.7)
+    at = torch.distributions.Normal(mean, variance.sqrt()).log_prob(table(0.7)).sum(-1)
+    constant = 2 * (0.5 * math.log(2 * math.pi / 1e12) + 0.5 * 0.49e12)
+    close((sharp - constant)[0, 0], at, rtol=0, atol=1e-3)  # the constant alone is 5e11
+
+
+@torch.no_grad()
+def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths():
+    model, batch, _ = ELSEWHERE["VAEHMM-labelled"]()
+    z, log_q = model.infer(batch, 6, seeded())
+    evidence = model.core.evidence(batch.x, batch.observed)
+    each = log_normal(z[..., None, :], model.responses(evidence))  # (S, B, T, K)
+    chain = model.chain(batch)
+    for b, T in enumerate(batch.lengths.tolist()):
+        every, score = log_joint(chain, b)
+        given_path = each[:, b, torch.arange(T), every].sum(-1)  # (S, P)
+        mixture = (given_path + score - score.logsumexp(0)).logsumexp(-1)
+        close(log_q[:, b], mixture, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["VAEHMM", "VAEHMM-labelled", "VAE", "MeanFieldVAEHMM"])
+@torch.no_grad()
+def test_latents_are_the_mean_of_q(name):
+    model, batch, _ = ELSEWHERE[name]()
+    z, _ = model.infer(batch, 20_000, seeded())
+    assert within(z.mean(0) - model.latents(batch), z)[batch.mask].all()
+
+
+@torch.no_grad()
+def test_known_states_are_obeyed():
+    model, batch, _ = ELSEWHERE["VAEHMM-labelled"]()
+    known = batch.labels >= 0
+    assert torch.equal(model.viterbi(batch).states[known], batch.labels[known])
+    gamma = model.smooth(batch).gamma[known]
+    close(gamma.gather(1, batch.labels[known][:, None]), torch.ones(int(known.sum()), 1).double())
+
+
+# All models on one ragged data set with holes
+
+
+def deep_core(likelihood=None, D: int = 2) -> AEVB:
+    return AEVB(D, 2, likelihood or likelihoods.Gaussian(), hidden=(5,)).double()
+
+
+def deep_recognition(kind) -> Recognition:
+    return (kind() if kind in (PerStep, Filtering) else kind(2, 2, 4)).double()
+
+
+def dmm(kind, transition=Gated) -> DMM:
+    return start_at(DMM(deep_core(), transition(2).double(), deep_recognition(kind)))
+
+
+def switching(kind, chain: Stationary | None = None) -> SwitchingDMM:
+    moves = [Gated(2, 4).double(), Linear(2).double(), Gated(2, 4).double()]
+    model = SwitchingDMM(deep_core(), chain or chain_over(3), moves, deep_recognition(kind))
+    return start_at(model, 3, differ=True)
+
+
+def left_right() -> Stationary:
+    """Starts in its first state and never turns back: exact zeros."""
+    return Stationary(table([1.0, 0, 0]), table([[0.7, 0.3, 0], [0, 0.6, 0.4], [0, 0, 1]]))
+
+
+def hmm(emission: emissions.Emission, chain: Stationary | None = None) -> HMM:
+    return HMM(chain or chain_over(3), emission)
+
+
+GAUSSIAN = normals(3, 2, seed=9), 0.5 + normals(3, 2, seed=10).square()
+MODELS: dict[str, Callable[[], Model]] = {
+    "HMM": lambda: hmm(emissions.DiagonalGaussian(*GAUSSIAN)),
+    "HMM-full": lambda: hmm(emissions.FullGaussian(GAUSSIAN[0], torch.diag_embed(GAUSSIAN[1]))),
+    "HMM-left-right": lambda: hmm(emissions.DiagonalGaussian(*GAUSSIAN), left_right()),
+    "VAE": lambda: VAE(deep_core()),
+    "VAEHMM": lambda: VAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
+    "VAEHMM-left-right": lambda: VAEHMM(deep_core(), left_right(), *GAUSSIAN),
+    "MeanFieldVAEHMM": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
+    "DMM-PerStep": lambda: dmm(PerStep),
+    "DMM-Filtering": lambda: dmm(Filtering),
+    "DMM-Linear": lambda: dmm(Filtering, Linear),
+    "DMM-Product": lambda: dmm(Product),
+    "DMM-STR": lambda: dmm(STR),
+    "SwitchingDMM-PerStep": lambda: switching(PerStep),
+    "SwitchingDMM-Filtering": lambda: switching(Filtering),
+    "SwitchingDMM-Product": lambda: switching(Product),
+    "SwitchingDMM-STR": lambda: switching(STR),
+    "SwitchingDMM-left-right": lambda: switching(Filtering, left_right()),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+# STR looks at frames through a network of its own, and only so
+UNUSED = {
+    "DMM-STR": "core.encoder",
+    "SwitchingDMM-STR": "core.encoder",
+}
+
+
+def holed_data(labels=None) -> Sequences:
+    x = normals(14, 2, seed=11)
+    x[1, 0] = x[4] = x[9, 1] = x[13] = NAN
+    return Sequences.from_any(x, [5, 2, 1, 6], labels=labels)
+
+
+def longer(batch: Batch, extra: int, missing: bool) -> Batch:
+    """Padded further, or every sequence followed by that many frames of which nothing was seen."""
+
+    def grown(values: Tensor | None, fill: float) -> Tensor | None:
+        if values is None:
+            return None
+        more = values.new_full((values.shape[0], extra, *values.shape[2:]), fill)
+        return torch.cat([values, more], 1)
+
+    return batch._replace(
+        x=grown(batch.x, 0),
+        observed=grown(batch.observed, False),
+        labels=grown(batch.labels, -1),
+        lengths=batch.lengths + extra if missing else batch.lengths,
+    )
+
+
+def answers(model: Model, batch: Batch) -> dict[str, Tensor]:
+    """Everything a model says of each sequence that noise fixed by the sample leaves determined: (B, ...)."""
+    out = {"objective": model.objective(batch)}
+    steps = {}
+    if isinstance(model, LatentModel):
+        terms = model.elbo(batch, 4)
+        out |= {"elbo fit": terms.log_likelihood, "elbo KL": terms.kl}
+        out |= {"importance bound": model.importance_bound(batch, 4)}
+        if not isinstance(model, VAEHMM):  # which also draws states
+            out |= {"sampled elbo": model.elbo_sampled(batch, 4).elbo}
+        steps |= {"latents": model.latents(batch), "reconstruction": model.reconstruct(batch)}
+    if isinstance(model, StateModel):
+        out |= {"log Z": model.smooth(batch).log_z, "Viterbi score": model.viterbi(batch).score}
+        steps |= {"gamma": model.smooth(batch).gamma, "filter": model.filter(batch).probs}
+        steps |= {"Viterbi path": model.viterbi(batch).states}
+    for name, value in steps.items():
+        out[name] = torch.where(batch.mask.view(*batch.mask.shape, *[1] * (value.dim() - 2)), value, 0)
+    return out
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor], case: str) -> None:
+    for name, a in left.items():
+        b = right[name]
+        T = min(a.shape[1], b.shape[1]) if a.dim() > 1 else None
+        a, b = (v if T is None else v[:, :T] for v in (a, b))
+        close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}, {case}: {m}")
+
+
+@every_model
+@pytest.mark.parametrize("labelled", [False, True], ids=["", "labelled"])
+@torch.no_grad()
+def test_padding_batching_and_order_change_nothing(name, labelled, cubes):
+    model = MODELS[name]()
+    cubes(1)
+    data = holed_data([0, -1, -1, 1, -1, 0, 0, -1, -1, -1, 1, -1, -1, -1] if labelled else None)
+    together = answers(model, data.batch())
+    same(answers(model, longer(data.batch(), 3, missing=False)), together, "padded further")
+    order = torch.tensor([2, 0, 3, 1])
+    turned = {k: v[order] for k, v in together.items()}
+    same(answers(model, data.batch(order)), turned, "in another order")
+    for b in range(len(data)):
+        alone = answers(model, data.batch(torch.tensor([b])))
+        same(alone, {k: v[b : b + 1] for k, v in together.items()}, f"sequence {b} alone")
+
+
+@pytest.mark.parametrize(
+    "name", ["HMM", "HMM-full", "VAE", "VAEHMM", "DMM-Filtering", "DMM-Linear"]
+)
+@torch.no_grad()
+def test_a_frame_never_seen_at_the_end_says_and_costs_nothing(name, cubes):
+    """Its evidence is zero, so its posterior is its prediction and its KL is 0."""
+    model, batch = MODELS[name](), holed_data().batch()
+    cubes(1)
+    full, extended = answers(model, batch), answers(model, longer(batch, 2, missing=True))
+    for value in ("objective", "elbo fit", "elbo KL", "importance bound", "sampled elbo", "log Z"):
+        if value in full:
+            close(extended[value], full[value], **EXACT, msg=lambda m, value=value: f"{value}: {m}")
+
+
+@pytest.mark.parametrize("name", ["VAE", "VAEHMM", "DMM-Filtering", "HMM", "HMM-full"])
+@torch.no_grad()
+def test_data_of_which_nothing_was_seen_have_probability_one(name):
+    model = MODELS[name]()
+    batch = Sequences.from_any([[[NAN, NAN]] * 3, [[NAN, NAN]]]).batch()
+    close(model.objective(batch, generator=seeded()), torch.zeros(2).double(), **EXACT)
+
+
+def test_a_frame_never_seen_gives_no_evidence():
+    batch = holed_data().batch()
+    evidence = deep_core().evidence(batch.x, batch.observed)
+    blank = ~batch.observed.any(-1)
+    assert (evidence.h[blank] == 0).all()
+    assert (evidence.J[blank] == 0).all()
+    assert (evidence.J[~blank] > 0).all()
+
+
+@every_model
+@pytest.mark.parametrize("estimator", ["objective", "elbo", "elbo_sampled"])
+def test_gradients_reach_every_parameter_and_are_finite(name, estimator):
+    model, batch = MODELS[name](), holed_data().batch()
+    if estimator == "objective":
+        value = model.objective(batch, generator=seeded())
+    elif isinstance(model, LatentModel):
+        value = getattr(model, estimator)(batch, 2, seeded()).elbo
+    else:
+        pytest.skip("the HMM has no z")
+    assert value.shape == (4,)
+    value.sum().backward()
+    for parameter, tensor in model.named_parameters():
+        if parameter.startswith(UNUSED.get(name, "none")):
+            assert tensor.grad is None, f"{parameter} is said to be unused"
+            continue
+        assert tensor.grad is not None, f"{parameter} is not reached"
+        assert tensor.grad.isfinite().all(), f"{parameter}: {tensor.grad}"
+        assert tensor.grad.abs().sum() > 0, f"{parameter} has gradient 0"
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "poisson", "categorical"])
+@pytest.mark.parametrize("kind", ["VAE", "VAEHMM", "DMM"])
+def test_gradients_are_finite_for_every_likelihood(kind, family):
+    likelihood = likelihoods.named(family, **({"n_symbols": 3} if family == "categorical" else {}))
+    core = deep_core(likelihood)
+    model = {
+        "VAE": lambda: VAE(core),
+        "VAEHMM": lambda: VAEHMM(core, chain_over(3), *GAUSSIAN),
+        "DMM": lambda: DMM(core, Gated(2).double(), Product(likelihood.n_features(2), 2, 4).double()),
+    }[kind]()
+    x = torch.tensor([[0.0, 1.0], [1.0, NAN], [NAN, NAN], [1.0, 1.0]], dtype=torch.float64)
+    value = model.objective(Sequences.from_any(x, [3, 1]).batch(), generator=seeded()).sum()
+    value.backward()
+    assert value.isfinite()
+    for parameter, tensor in model.named_parameters():
+        assert tensor.grad.isfinite().all(), parameter
+
+
+@pytest.mark.parametrize("name", ["VAE", "DMM-Filtering", "SwitchingDMM-Filtering", "VAEHMM"])
+def test_beta_weighs_the_cost_of_z(name):
+    """β = 0 leaves the fit alone, for the models whose objective is fit − β KL it is linear in β."""
+    model, batch = MODELS[name](), holed_data().batch()
+    at = [model.objective(batch, beta=beta, generator=seeded()) for beta in (0.0, 0.5, 1.0)]
+    assert (at[0] > at[2]).all() or name == "SwitchingDMM-Filtering"
+    if name != "VAEHMM":
+        close(at[1], (at[0] + at[2]) / 2, **EXACT)
+
+
+@every_model
+def test_the_same_seed_gives_the_same_number(name):
+    model, batch = MODELS[name](), holed_data().batch()
+    first, again, other = (model.objective(batch, generator=seeded(s)) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    if isinstance(model, LatentModel):
+        assert not torch.equal(first, other)
+
+
+# Labels
+
+
+def test_a_hidden_markov_model_with_all_labels_known_is_the_joint_of_path_and_data():
+    model = MODELS["HMM"]()
+    states = [0, 1, 1, 2, 0, 1, 1, 2, 0, 0, 0, 2, 1, 1]
+    free, known = holed_data().batch(), holed_data(states).batch()
+    close(model.objective(known), inference.path_score(model.chain(free), known.labels), **EXACT)
+    posterior = model.smooth(known)
+    close(posterior.xi.sum((1, 2)), (known.lengths - 1).double(), **EXACT)
+    counts = torch.zeros(3, 3).double()
+    for row, T in zip(known.labels, known.lengths, strict=True):
+        for i, j in zip(row[: T - 1], row[1:T], strict=True):
+            counts[i, j] += 1
+    close(posterior.xi.sum(0), counts, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["HMM", "VAEHMM", "MeanFieldVAEHMM", "SwitchingDMM-Filtering"])
+def test_labels_that_are_all_unknown_are_no_labels(name, cubes):
+    cubes(1)
+    model = MODELS[name]()
+    same(
+        answers(model, holed_data([-1] * 14).batch()), answers(model, holed_data().batch()), "unlabelled"
+    )
+
+
+@pytest.mark.parametrize("name", ["HMM", "VAEHMM", "MeanFieldVAEHMM", "SwitchingDMM-Filtering"])
+def test_a_label_that_names_no_state_is_refused(name):
+    batch = holed_data([0] * 13 + [3]).batch()
+    with pytest.raises(ValueError, match=r"state 3.*n_components is 3"):
+        MODELS[name]().objective(batch, generator=seeded())
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="2 states, emission 3"):
+        HMM(chain_over(2), emissions.DiagonalGaussian(*GAUSSIAN))
+    with pytest.raises(ValueError, match="1 moves for 2 states"):
+        SwitchingDMM(deep_core(), chain_over(2), [Gated(2)], Filtering())
+
+
+# Recognition
+
+
+@pytest.mark.parametrize("family", ["DMM", "SwitchingDMM"])
+@torch.no_grad()
+def test_a_silent_future_makes_the_product_form_filter(family):
+    product = MODELS[f"{family}-Product"]()
+    product.recognition.head.weight.zero_()
+    product.recognition.head.bias[2:] = -1e4  # softplus(−10⁴) = 0
+    filtering = copy.deepcopy(product)
+    filtering.recognition = Filtering()
+    noise = normals(3, 4, 6, 2, seed=12)
+    for a, b in zip(
+        product.trajectory(holed_data().batch(), noise),
+        filtering.trajectory(holed_data().batch(), noise),
+        strict=True,
+    ):
+        a, b = (v if isinstance(v, Tensor) else torch.stack([v.mean, v.scale]) for v in (a, b))
+        close(a, b, **EXACT)
+
+
+@pytest.mark.parametrize("kind", [PerStep, Filtering, Product, STR])
+@pytest.mark.parametrize("family", ["DMM", "SwitchingDMM"])
+@torch.no_grad()
+def test_only_those_that_say_so_look_ahead(family, kind):
+    model = MODELS[f"{family}-{kind.__name__}"]()
+    data, changed = holed_data().batch(), holed_data().batch()
+    changed.x[:, 3:] += changed.observed[:, 3:]
+    noise = normals(2, 4, 6, 2, seed=13)
+    before, after = (model.trajectory(b, noise)[0][:, :, :3] for b in (data, changed))
+    assert torch.equal(before, after) != kind.looks_ahead
+
+
+@torch.no_grad()
+def test_the_backward_gru_knows_the_future_and_nothing_else():
+    gru = BackwardGRU(2, 3).double()
+    x, lengths = normals(3, 6, 2, seed=14), torch.tensor([6, 4, 1])
+    output = gru(x, lengths)
+    for t in range(6):
+        past = x.clone()
+        past[:, :t] = 99
+        close(gru(past, lengths)[:, t:], output[:, t:], **EXACT)
+    rubbish = torch.where((torch.arange(6) < lengths[:, None])[..., None], x, 1e6)
+    inside = torch.arange(6) < lengths[:, None]
+    close(gru(rubbish, lengths)[inside], output[inside], **EXACT)
+    for b, T in enumerate(lengths.tolist()):
+        close(gru(x[b : b + 1, :T], lengths[b : b + 1])[0], output[b, :T], **EXACT)
+        # and forwards in reversed time it is torch's own
+        plain, _ = gru.gru(x[b : b + 1, :T].flip(1))
+        close(output[b, :T], plain[0].flip(0), **EXACT)
+    future = x.clone()
+    future[0, 5] += 1
+    assert (gru(future, lengths)[0, 0] != output[0, 0]).any()
+
+
+# Samples
+
+
+def test_a_vae_samples_in_the_precision_of_its_weights():
+    x, z = VAE(linear_core(2)).sample(5, seeded())
+    assert x.dtype == z.dtype == torch.float64
+
+
+@torch.no_grad()
+def test_a_vae_samples_its_marginal():
+    C, d, scale = (v.float() for v in DECODERS[2])
+    x, z = VAE(linear_core(2).float()).sample(20_000, seeded())
+    assert x.shape == (20_000, 3)
+    assert z.shape == (20_000, 2)
+    covariance = C @ C.T + scale.square().diag()
+    assert within(x.mean(0) - d, x).all()
+    close(x.T.cov(), covariance, rtol=0.05, atol=0.1)
+
+
+def is_standard_normal(z: Tensor) -> None:
+    n = len(z)
+    assert (z.mean(0).abs() < 4.5 / math.sqrt(n)).all(), z.mean(0)
+    assert ((z.square().mean(0) - 1).abs() < 4.5 * math.sqrt(2 / n)).all(), z.square().mean(0)
+
+
+def follows(states: Tensor, transition: Stationary) -> None:
+    """Counts of moves against the rows of A."""
+    A = transition.log_transition().exp()
+    counts = torch.zeros_like(A).index_put_(
+        (states[:-1], states[1:]), torch.ones(len(states) - 1).double(), accumulate=True
+    )
+    n = counts.sum(1, keepdim=True)
+    assert ((counts - n * A).abs() <= 4.5 * (n * A * (1 - A)).sqrt() + 1e-9).all(), counts / n
+
+
+@torch.no_grad()
+def test_samples_move_and_emit_as_the_model_says():
+    """Each z less its predicted mean, over the predicted scale, is standard normal; states follow A."""
+    n = 3000
+    model = hmm(emissions.DiagonalGaussian(*GAUSSIAN))
+    x, states = model.sample(n, seeded())
+    follows(states, model.transition)
+    is_standard_normal((x - GAUSSIAN[0][states]) / GAUSSIAN[1][states].sqrt())
+
+    vae_hmm = VAEHMM(linear_core(2), chain_over(3), *GAUSSIAN)
+    x, states, z = vae_hmm.sample(n, seeded())
+    follows(states, vae_hmm.transition)
+    is_standard_normal((z - GAUSSIAN[0][states]) / GAUSSIAN[1][states].sqrt())
+    C, d, scale = DECODERS[2]
+    is_standard_normal((x - z @ C.T - d) / scale)
+
+    dmm_model = start_at(DMM(linear_core(1), drift(1), Filtering()))
+    x, z = dmm_model.sample(n, seeded())
+    p = dmm_model.transition(z[:-1])
+    is_standard_normal((z[1:] - p.mean) / p.scale)
+
+    moves = [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+    model = start_at(SwitchingDMM(linear_core(1), chain_over(2), moves, Filtering()))
+    x, states, z = model.sample(n, seeded())
+    follows(states, model.transition)
+    p = model.move(z[:-1])
+    rows = torch.arange(n - 1)
+    is_standard_normal((z[1:] - p.mean[rows, states[1:]]) / p.scale[rows, states[1:]])
+
+
+@torch.no_grad()
+def test_samples_start_where_the_model_says():
+    n = 1500
+    model = start_at(DMM(linear_core(1), drift(1), Filtering()))
+    z = torch.stack([model.sample(1, seeded(i))[1][0] for i in range(n)])
+    is_standard_normal((z - 0.4) / math.exp(-0.2))
+    model = MODELS["HMM"]()
+    states = torch.tensor([int(model.sample(1, seeded(i))[1]) for i in range(n)])
+    frequency = torch.bincount(states, minlength=3) / n
+    assert ((frequency - STARTPROB).abs() < 4.5 * (STARTPROB * (1 - STARTPROB) / n).sqrt()).all()
