@@ -1,6 +1,7 @@
 """Networks: plain functions of tensors, with no probability in them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class MLP(nn.Sequential):
     ) -> None:
         sizes = [n_in, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), activation()]
         super().__init__(*layers, nn.Linear(sizes[-1], n_out))
 

@@ -45,6 +45,11 @@ class SequenceEstimator(BaseEstimator, ABC):
 
     @property
     @abstractmethod
+    def n_states(self) -> int:
+        """Discrete states a step can be in; 1 where there are none."""
+
+    @property
+    @abstractmethod
     def width(self) -> int:
         """Entries of a frame that the fitted model expects."""
 
@@ -113,6 +118,10 @@ class StateEstimator(SequenceEstimator):
 
     n_components: int
     algorithm: str
+
+    @property
+    def n_states(self) -> int:
+        return self.n_components
 
     @abstractmethod
     def state_model(self) -> StateModel:

@@ -94,6 +94,10 @@ class DeepMarkovModel(DeepEstimator):
         self.device = device
         self.verbose = verbose
 
+    @property
+    def n_states(self) -> int:
+        return 1
+
     def build(self, core: AEVB) -> DMM:
         transition = transition_named(self.transition, core.n_latent, self.n_hidden)
         return DMM(core, transition, recognition_named(self.posterior, core, self.n_hidden))

@@ -63,6 +63,10 @@ class VAE(DeepEstimator):
         self.device = device
         self.verbose = verbose
 
+    @property
+    def n_states(self) -> int:
+        return 1
+
     def build(self, core: AEVB) -> StaticVAE:
         return StaticVAE(core)
 

@@ -23,6 +23,8 @@ class Candidate(Protocol):
     def fit(self, X: Any, lengths: Any = None) -> Any: ...
     def evaluate(self, X: Any, lengths: Any = None) -> Score: ...
     def n_parameters(self) -> int: ...
+    @property
+    def n_states(self) -> int: ...
 
 
 class Split(NamedTuple):
@@ -89,6 +91,10 @@ class Peer:
     def n_parameters(self) -> int:
         return int(sum(self.model._get_n_fit_scalars_per_param().values()))
 
+    @property
+    def n_states(self) -> int:
+        return int(self.model.n_components)
+
 
 def stacked(X: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
     from dbn_vae.sequences import flatten
@@ -122,7 +128,7 @@ def fit_and_score(
 
 
 def table(rows: Sequence[Row], reference: str | None = None) -> pd.DataFrame:
-    """Rows best first, with the paired difference to a reference row (the first one given unless named)."""
+    """Rows best first (ties in the order given), with the paired difference to a reference row (the first one given unless named)."""
     named = {row.name: row for row in rows}
     base = named[reference] if reference is not None else rows[0]
     records = []
@@ -138,13 +144,15 @@ def table(rows: Sequence[Row], reference: str | None = None) -> pd.DataFrame:
                 "its s.e.": ratio_error(gain, row.score.lengths) if row is not base else 0.0,
                 "kind": row.score.kind,
                 "Monte Carlo s.e.": row.score.monte_carlo_error / frames,
-                "states": getattr(row.model, "n_components", None)
-                or getattr(getattr(row.model, "model", None), "n_components", 1),
+                "states": row.model.n_states,
                 "parameters": row.model.n_parameters(),
                 "seconds": row.seconds,
             }
         )
-    return pd.DataFrame(records).sort_values("per frame", ascending=False, ignore_index=True)
+    unsorted = pd.DataFrame(records)
+    # models that agree to rounding are ties, not winners
+    order = np.argsort(-unsorted["per frame"].round(9).to_numpy(), kind="stable")
+    return unsorted.iloc[order].reset_index(drop=True)
 
 
 def compare(
@@ -173,7 +181,7 @@ def compare(
     if hmmlearn:
         from hmmlearn.hmm import GaussianHMM
 
-        sizes = sorted({int(getattr(m, "n_components", 1)) for m in models})
+        sizes = sorted({m.n_states for m in models})
         candidates += [
             (f"hmmlearn GaussianHMM({k})", Peer(GaussianHMM(k, random_state=0, n_iter=100))) for k in sizes
         ]

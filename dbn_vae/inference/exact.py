@@ -2,7 +2,8 @@
 
 To smooth is to train: by Fisher's identity the gradient of log Z is the posterior,
 
-    ∂ log Z / ∂ log_emission_t(k) = gamma_t(k),   ∂ log Z / ∂ log_transition_ij = xi(i, j),   ∂ log Z / ∂ log_initial_k = gamma_1(k),
+    ∂ log Z / ∂ log_emission_t(k) = gamma_t(k),    ∂ log Z / ∂ log_transition_ij = xi(i, j),
+    ∂ log Z / ∂ log_initial_k = gamma_1(k),
 
 so the E-step of Baum-Welch and the backward pass of a deep model are the same numbers from the same kernel.
 """

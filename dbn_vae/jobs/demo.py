@@ -1,7 +1,7 @@
 """The main job: a real series fitted, decoded, compared and reported.
 
-Google's share on 1,046 days is cut into blocks in time; every third is held out.  hmmlearn's Gaussian HMM and ours climb
-from the same starts, the VAE-HMM and the deep Markov model are trained on the same blocks, and one table
+Google's share on 1,046 days is cut into blocks in time; every third is held out.  hmmlearn's Gaussian HMM and
+ours climb from the same starts, the VAE-HMM and the deep Markov model are trained on the same blocks, and one table
 says what each makes of days that none of them saw.  The checks at the end decide the exit status.
 """
 
@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     rows, checks = fit_all(series, arguments)
     reference = max((r for r in rows if isinstance(r.model, Peer)), key=lambda r: r.score.per_frame)
     result = table(rows, reference.name)
-    print(result.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+    print(readable(result).to_string(index=False))
+    print(f"nats per held-out day, higher is better; gain: over {reference.name}, paired block by block")
     best = next(r for name in result["model"] for r in rows if r.name == name and has_states(r))
     decoded = decode(best, series)
     checks += [*write_models(rows, series, arguments.out), *sane(rows, decoded)]
@@ -300,7 +301,7 @@ def write_page(
                 ),
             )
         ],
-        [("All models, best first; differences are paired block by block", result)],
+        [("All models, best first; ± one standard error; gains are paired block by block", readable(result))],
     )
     states = Section(
         f"The states of the best model with states: {best.name}",
@@ -331,6 +332,25 @@ def write_page(
     )
 
 
+def readable(result: pd.DataFrame) -> pd.DataFrame:
+    """The table with each number beside its standard error, rounded to what it can bear."""
+    difference = result.columns[3]
+    return pd.DataFrame(
+        {
+            "model": result["model"],
+            "nats per day": [f"{v:.3f} ± {e:.3f}" for v, e in zip(result["per frame"], result["s.e."], strict=True)],
+            "gain": [
+                "reference" if e == 0 else f"{round(v, 3) + 0.0:+.3f} ± {e:.3f}"
+                for v, e in zip(result[difference], result["its s.e."], strict=True)
+            ],
+            "kind": result["kind"],
+            "states": result["states"],
+            "parameters": result["parameters"],
+            "seconds": result["seconds"].round(1),
+        }
+    )
+
+
 def verdict(result: pd.DataFrame, rows: list[Row]) -> str:
     """Who won, and whether by more than the noise."""
     winner = result.iloc[0]
@@ -340,8 +360,8 @@ def verdict(result: pd.DataFrame, rows: list[Row]) -> str:
         return f"{reference} and ours from the same starts lead; no other model beats them."
     sure = "more" if difference > 2 * error else "no more"
     return (
-        f"{winner['model']} leads. Against {reference}, the best of hmmlearn's, it gains {difference:.3f} ± {error:.3f} "
-        f"nats per day: {sure} than two standard errors of that difference."
+        f"{winner['model']} leads. Against {reference}, the best of hmmlearn's, it gains "
+        f"{difference:.3f} ± {error:.3f} nats per day: {sure} than two standard errors of that difference."
     )
 
 

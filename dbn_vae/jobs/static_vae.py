@@ -25,7 +25,7 @@ from dbn_vae.aevb import AEVB
 from dbn_vae.evaluation.likelihood import Score, evaluate
 from dbn_vae.likelihoods import Bernoulli, Gaussian, Likelihood
 from dbn_vae.models.vae import VAE
-from dbn_vae.report import Section, write_report
+from dbn_vae.report import Section, minus, write_report
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.training import checkpoint
 from dbn_vae.training.sgvb import AscentStep, ascend, estimator_a, estimator_b
@@ -301,7 +301,8 @@ def figures(model: VAE, images: Images, epochs: list[Epoch]) -> dict[str, tuple[
     """Captions and pictures, by the name of their file."""
 
     def pictures(x: Tensor) -> Any:
-        return x.reshape(-1, *images.shape).numpy()
+        # a Gaussian mean may leave [0, 1]: one such pixel must not turn a whole picture grey
+        return x.reshape(-1, *images.shape).clamp(0, 1).numpy()
 
     def decoded(z: Any) -> Any:
         return pictures(model.core.mean(torch.as_tensor(z, dtype=torch.float32)))
@@ -349,7 +350,7 @@ def write_page(
     write_report(
         arguments.out / "report.html",
         title=f"A static auto-encoder of {TITLES[arguments.data]}",
-        lead=f"An ELBO of {per_image(scores[0])} nats per test image after {len(epochs)} epochs.",
+        lead=f"An ELBO of {minus(per_image(scores[0]))} nats per test image after {len(epochs)} epochs.",
         sections=[
             Section(
                 "How well it predicts",
@@ -388,7 +389,7 @@ def in_words(epoch: Epoch) -> str:
 
 
 def per_image(score: Score) -> str:
-    return f"{score.per_frame:.2f} ± {score.standard_error:.2f}".replace("-", "−")
+    return f"{score.per_frame:.2f} ± {score.standard_error:.2f}"
 
 
 def positive(text: str) -> int:
