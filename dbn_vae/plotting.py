@@ -305,8 +305,9 @@ def spacing(width: int) -> int:
 
 
 def time_axis(dates: Any) -> Array:
+    """Numbers as they are; dates, Timestamps and ISO texts in microseconds, so that half a day exists."""
     t = np.asarray(dates)
-    return t.astype("datetime64[us]") if t.dtype == object else t
+    return t.astype("datetime64[us]") if t.dtype.kind in "MOU" else t
 
 
 def label_time(axes: "Axes", t: Array) -> None:

@@ -64,7 +64,7 @@ def test_a_series_is_drawn_whole_and_once_more_by_state() -> None:
     np.testing.assert_array_equal(whole, VALUES)
     for k in range(K):
         (line,) = drawn_lines(figure, f"state {k}")
-        np.testing.assert_array_equal(line, np.where(STATES == k, VALUES, np.nan))
+        np.testing.assert_array_equal(line, np.where(k == STATES, VALUES, np.nan))
 
 
 def test_a_state_keeps_its_colour_when_another_is_absent() -> None:
@@ -190,7 +190,8 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     path = tmp_path / "deep" / "gamma.png"
     plotting.save(FIGURES["gammas"](), path)
     before = path.read_bytes()
-    assert Image.open(path).format == "PNG"
+    with Image.open(path) as image:
+        assert image.format == "PNG"
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("disk full")

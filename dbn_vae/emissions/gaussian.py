@@ -184,8 +184,6 @@ class FullGaussian(Gaussian):
         covariance = self.covariance()
         out = frames.new_zeros(len(frames), self.n_components)
         for rows, o in patterns(seen):
-            if not o.any():
-                continue  # nothing observed, nothing learnt: log 1
             L = self.scale_tril() if o.all() else torch.linalg.cholesky(covariance[:, o][:, :, o])
             deviation = (frames[rows][:, o] - self.mean[:, None, o]).mT  # (K, D_o, n)
             whitened = torch.linalg.solve_triangular(L, deviation, upper=False)
@@ -200,6 +198,8 @@ class FullGaussian(Gaussian):
         K, D = self.mean.shape
         covariance = self.covariance()
         first, second = x.new_zeros(K, D), x.new_zeros(K, D, D)
+        # a frame of which nothing was observed says nothing: E[(x − μ)(x − μ)ᵀ] = Σ, the value it already has
+        second += weights[~observed.any(1)].sum(0)[:, None, None] * covariance
         for rows, o in patterns(observed):
             for k in range(K):
                 w, Sigma = weights[rows, k], covariance[k]
@@ -283,8 +283,16 @@ class TiedGaussian(FullGaussian):
 
 
 def patterns(observed: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The rows of each pattern of observed entries, and the pattern: most data have very few."""
-    if bool(observed.all()):
+    """The rows of each pattern of observed entries, and the pattern; rows with nothing observed are left out.
+
+    Complete and empty rows, which padding makes the commonest, are told apart without sorting.
+    """
+    complete = observed.all(1)
+    if bool(complete.all()):
         return [(torch.arange(len(observed), device=observed.device), observed[0])]
-    unique, inverse = observed.unique(dim=0, return_inverse=True)
-    return [((inverse == i).nonzero().flatten(), o) for i, o in enumerate(unique)]
+    partial = (observed.any(1) & ~complete).nonzero().flatten()
+    unique, inverse = observed[partial].unique(dim=0, return_inverse=True)
+    found = [(partial[inverse == i], o) for i, o in enumerate(unique)]
+    if bool(complete.any()):
+        found.append((complete.nonzero().flatten(), torch.ones_like(observed[0])))
+    return found

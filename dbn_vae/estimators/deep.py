@@ -37,15 +37,22 @@ class Curve(NamedTuple):
 
 
 class DeepEstimator(SequenceEstimator):
-    """Args common to all (see each model for its own).
+    """A trained LatentModel behind the verbs.
 
-    likelihood: "gaussian", "bernoulli", "categorical" or "poisson".
-    hidden: widths of the encoder's hidden layers; the decoder's are the same reversed.
-    n_updates: gradient steps of joint training, after n_pretrain on single frames.
-    warm_up: updates in which β rises from 0.01 to 1.
-    max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
-    validation: share of the sequences (or pieces) kept apart to choose the best parameters; 0 for none.
-    n_samples: S of the importance bound that score reports.
+    Args:
+        likelihood: "gaussian", "bernoulli", "categorical" or "poisson".
+        hidden: widths of the encoder's hidden layers; the decoder's are the same reversed.
+        n_updates: gradient steps of joint training, after n_pretrain on single frames.
+        warm_up: updates in which β rises from 0.01 to 1.
+        batch_size: sequences (or pieces) a step; frames are 32 times as many while pre-training.
+        learning_rate: of Adam at its highest; it rises over 20 steps and falls to 0 as a cosine.
+        max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
+        validation: share of the pieces kept apart to choose the best parameters; 0 for none.
+        standardize: Gaussian data are scaled inside; scores are in the units of X all the same.
+        n_samples: S of the importance bound that score reports.
+        random_state: an int makes fits and samples repeatable.
+        device: "auto", "cpu" or "cuda".
+        verbose: show progress bars.
     """
 
     dtype: ClassVar[torch.dtype] = torch.float32

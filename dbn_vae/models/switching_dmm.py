@@ -24,9 +24,11 @@ from dbn_vae.transitions.base import Transition
 
 
 class SwitchingDMM(StateModel, LatentModel):
-    """Args:
-    transition: the discrete chain over K states.
-    moves: K conditionals p(z_t | z_{t-1}, s_t = k).
+    """A chain over K states and a move of z for each.
+
+    Args:
+        transition: the discrete chain over K states.
+        moves: K conditionals p(z_t | z_{t-1}, s_t = k).
     """
 
     def __init__(

@@ -7,7 +7,7 @@ A step is yielded *before* its M-step, so wherever the loop stops the last value
 parameters the model has.  Source: Rabiner (1989); Dempster, Laird and Rubin (1977) for why it never decreases.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dbn_vae.emissions.base import ClosedForm
 from dbn_vae.models.hmm import HMM
-from dbn_vae.sequences import Sequences
+from dbn_vae.sequences import Batch, Sequences
 
 
 class EMStep(NamedTuple):
@@ -44,19 +44,20 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
     """
     if not isinstance(model.emission, ClosedForm):
         raise TypeError(f"{type(model.emission).__name__} has no closed-form M-step; use ascend")
+    batches = list(data.batches())
     while True:
-        e = expect(model, data)
+        e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
         yield EMStep(log_likelihood, log_likelihood + float(model.log_parameter_prior()))
         model.transition.maximize(e.first, e.pairs)
         model.emission.maximize(*e.emission)
 
 
-def expect(model: HMM, data: Sequences) -> Expectation:
+def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
     """The E-step over all sequences."""
     assert isinstance(model.emission, ClosedForm)
     parts = []
-    for batch in data.batches():
+    for batch in batches:
         posterior = model.smooth(batch)
         require_possible(posterior.log_z, batch.which)
         weight = batch.weights

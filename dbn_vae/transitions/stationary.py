@@ -12,10 +12,12 @@ from dbn_vae.transitions.base import Transition
 
 
 class Stationary(Transition):
-    """Args:
-    startprob: (K,) π.
-    transmat: (K, K) A.
-    startprob_prior, transmat_prior: Dirichlet concentrations, broadcastable; 1 is maximum likelihood.
+    """π and A, learnt from expected counts.
+
+    Args:
+        startprob: (K,) π.
+        transmat: (K, K) A.
+        startprob_prior, transmat_prior: Dirichlet concentrations, broadcastable; 1 is maximum likelihood.
     """
 
     def __init__(
