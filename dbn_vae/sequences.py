@@ -154,11 +154,15 @@ class Sequences:
     def subset(self, index: Sequence[int] | Tensor) -> "Sequences":
         """The named sequences as a data set of their own."""
         index = torch.as_tensor(index, device=self.x.device)
-        rows = torch.cat([self.starts[b] + torch.arange(int(self.lengths[b])) for b in index])
+        lengths, starts = self.lengths[index], self.starts[index]
+        first = (lengths.cumsum(0) - lengths).repeat_interleave(
+            lengths
+        )  # where each one begins in the subset
+        rows = starts.repeat_interleave(lengths) + torch.arange(len(first), device=first.device) - first
         return Sequences(
             x=self.x[rows],
             observed=self.observed[rows],
-            lengths=self.lengths[index],
+            lengths=lengths,
             weights=self.weights[index],
             labels=None if self.labels is None else self.labels[rows],
             inputs=None if self.inputs is None else self.inputs[rows],

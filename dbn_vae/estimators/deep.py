@@ -157,7 +157,7 @@ class DeepEstimator(SequenceEstimator):
         """n_updates of Adam with a cosine decay; leaves the best parameters in the model."""
         if n_updates == 0:
             return
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda u: min(1.0, (u + 1) / 20) * 0.5 * (1 + math.cos(math.pi * u / n_updates))
         )

@@ -16,6 +16,9 @@ from dbn_vae.models.base import LatentModel, Model
 from dbn_vae.sequences import Batch, Sequences
 
 
+MAX_VALUES = 2**18  # frames times samples evaluated at once: bounds the memory whatever S
+
+
 class Score(NamedTuple):
     """Log-probabilities of a data set."""
 
@@ -62,14 +65,14 @@ def elbo(model: LatentModel, data: Sequences, generator: torch.Generator, n_samp
 def iwae(model: LatentModel, data: Sequences, generator: torch.Generator, n_samples: int = 100) -> Score:
     """The importance-weighted bound, the mean of two runs with S samples each."""
     values, error = evaluate(
-        data, lambda batch: model.importance_bound(batch, n_samples, generator), repeats=2
+        data, lambda batch: model.importance_bound(batch, n_samples, generator), 2, MAX_VALUES // n_samples
     )
     return Score(values, data.lengths, f"importance bound, S = {n_samples}", error)
 
 
 @torch.no_grad()
 def evaluate(
-    data: Sequences, value: Callable[[Batch], Tensor], repeats: int, max_frames: int = 4096
+    data: Sequences, value: Callable[[Batch], Tensor], repeats: int, max_frames: int = 2**16
 ) -> tuple[Tensor, float]:
     """Mean of repeated evaluations (B,), and the standard error of their total."""
     runs = torch.zeros(repeats, len(data), dtype=torch.float64)

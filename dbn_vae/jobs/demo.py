@@ -338,7 +338,9 @@ def readable(result: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model": result["model"],
-            "nats per day": [f"{v:.3f} ± {e:.3f}" for v, e in zip(result["per frame"], result["s.e."], strict=True)],
+            "nats per day": [
+                f"{v:.3f} ± {e:.3f}" for v, e in zip(result["per frame"], result["s.e."], strict=True)
+            ],
             "gain": [
                 "reference" if e == 0 else f"{round(v, 3) + 0.0:+.3f} ± {e:.3f}"
                 for v, e in zip(result[difference], result["its s.e."], strict=True)

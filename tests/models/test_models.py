@@ -210,6 +210,7 @@ def linear_core(Z: int, doubt: float = 1.0) -> AEVB:
 
 
 def start_at(model: DMM | SwitchingDMM, K: int = 1, differ: bool = False):
+    model.double()
     with torch.no_grad():
         model.initial_mean.copy_(torch.full_like(model.initial_mean, 0.4))
         model.initial_log_scale.copy_(torch.full_like(model.initial_log_scale, -0.2))
@@ -662,7 +663,7 @@ def test_gradients_are_finite_for_every_likelihood(kind, family):
     model = {
         "VAE": lambda: VAE(core),
         "VAEHMM": lambda: VAEHMM(core, chain_over(3), *GAUSSIAN),
-        "DMM": lambda: DMM(core, Gated(2).double(), Product(likelihood.n_features(2), 2, 4).double()),
+        "DMM": lambda: DMM(core, Gated(2), Product(likelihood.n_features(2), 2, 4)).double(),
     }[kind]()
     x = torch.tensor([[0.0, 1.0], [1.0, NAN], [NAN, NAN], [1.0, 1.0]], dtype=torch.float64)
     value = model.objective(Sequences.from_any(x, [3, 1]).batch(), generator=seeded()).sum()
