@@ -1,7 +1,7 @@
 """A weather HMM with given parameters: forward, Viterbi and the posterior by hand-checkable numbers.
 
-A friend lives far away and says each day only what he did: walk (0), shop (1) or clean (2).  Whether it rained (state 0)
-or was sunny (state 1) is hidden.  With everything known but the weather, three questions have exact answers:
+A friend lives far away and says each day only what he did: walk (0), shop (1) or clean (2).  Whether it rained
+(state 0) or was sunny (state 1) is hidden.  With everything known but the weather, three questions have exact answers:
 
     how probable is what he said?       Σ over all paths of p(s, x)        forward
     which weather explains it best?     the path with the largest p(s, x)  Viterbi
@@ -54,8 +54,10 @@ print(f"Sum over {len(paths)} paths:   {sum(map(joint, paths)):.6f}")
 
 # Viterbi. decode gives log p(path, x) and the path.
 log_joint, states = model.decode(X)
-print(f"\nBest path: {','.join(map(str, states))} (published: 1,0,0), that is "
-      f"{', '.join(WEATHER[k] for k in states)}; its joint probability {np.exp(log_joint):.5f} (published: 0.01344)")
+print(
+    f"\nBest path: {','.join(map(str, states))} (published: 1,0,0), that is "
+    f"{', '.join(WEATHER[k] for k in states)}; its joint probability {np.exp(log_joint):.5f} (published: 0.01344)"
+)
 
 # Forward-backward looks at the whole sequence, filter only at the days so far.
 smoothed, filtered = model.predict_proba(X), model.filter(X)

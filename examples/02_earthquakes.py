@@ -47,8 +47,10 @@ for k, model in models.items():
     )
 
 best = min(models, key=lambda k: models[k].bic(X))
-print(f"\nBy BIC {best} states are enough; AIC, which punishes parameters less, prefers "
-      f"{min(models, key=lambda k: models[k].aic(X))}.")
+print(
+    f"\nBy BIC {best} states are enough; AIC, which punishes parameters less, prefers "
+    f"{min(models, key=lambda k: models[k].aic(X))}."
+)
 
 # Number the states by their rate, so that 0 is the quietest whatever start EM came from.
 model = models[3]
@@ -56,7 +58,9 @@ rank = np.argsort(np.argsort(model.lambdas_[:, 0]))
 states = rank[model.predict(X)]
 for k in range(3):
     spans = years[states == k]
-    print(f"state {k}: {len(spans)} years, {counts[states == k].mean():.1f} earthquakes a year, e.g. {spans[0]}")
+    print(
+        f"state {k}: {len(spans)} years, {counts[states == k].mean():.1f} earthquakes a year, e.g. {spans[0]}"
+    )
 
 dates = years.astype(str).astype("datetime64[Y]")
 picture = plotting.series_by_state(dates, counts, states, ylabel="major earthquakes a year")

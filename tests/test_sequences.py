@@ -44,15 +44,9 @@ FORMS = {
     "block with lengths": lambda: Sequences.from_any(BLOCK, LENGTHS),
     "block tensor with lengths": lambda: Sequences.from_any(torch.tensor(BLOCK), LENGTHS),
     "frame with lengths": lambda: Sequences.from_any(frame(), LENGTHS),
-    "frame with a column": lambda: Sequences.from_any(
-        frame(who=[9, 9, 9, 5, 7, 7, 7, 7]), sequence="who"
-    ),
-    "frame with a text column": lambda: Sequences.from_any(
-        frame(who=list("xxxyzzzz")), sequence="who"
-    ),
-    "frame of nullable floats": lambda: Sequences.from_any(
-        frame().astype("Float64"), LENGTHS
-    ),
+    "frame with a column": lambda: Sequences.from_any(frame(who=[9, 9, 9, 5, 7, 7, 7, 7]), sequence="who"),
+    "frame with a text column": lambda: Sequences.from_any(frame(who=list("xxxyzzzz")), sequence="who"),
+    "frame of nullable floats": lambda: Sequences.from_any(frame().astype("Float64"), LENGTHS),
     "frame with a MultiIndex": lambda: Sequences.from_any(multi_index()),
 }
 
@@ -280,7 +274,7 @@ REFUSED = {
     "too few inputs": (dict(X=FLAT, inputs=np.zeros((7, 1))), ["inputs", "7", "8"]),
     "missing inputs": (dict(X=FLAT, inputs=np.full((8, 1), NAN)), ["inputs", "NaN"]),
     "infinite inputs": (dict(X=FLAT, inputs=np.full((8, 1), np.inf)), ["inputs", "infinite"]),
-    # the three below misalign or poison the data without a word
+    # unrefused, the next three would misalign or poison the data without a word
     "labels cut at other places than X": (
         dict(X=PARTS, labels=[[0] * 4, [1], [0] * 3]),
         ["labels"],
@@ -301,14 +295,12 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refusals_name_the_argument_and_the_value(case):
     arguments, words = REFUSED[case]
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         Sequences.from_any(**arguments)
     for word in words:
         assert word in str(error.value), f"{word!r} not in {str(error.value)!r}"
 
 
 def test_inputs_of_a_frame_with_a_sequence_column_may_be_an_array():
-    data = Sequences.from_any(
-        frame(who=list("xxxyzzzz")), sequence="who", inputs=np.arange(8.0)[:, None]
-    )
+    data = Sequences.from_any(frame(who=list("xxxyzzzz")), sequence="who", inputs=np.arange(8.0)[:, None])
     assert data.inputs.flatten().tolist() == list(range(8))

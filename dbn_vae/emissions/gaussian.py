@@ -6,7 +6,7 @@ Sums are centred at the current means, so that a large offset of the data costs 
 
 The prior is hmmlearn's, written as a density whose maximum is its M-step (Huang, Acero and Hon 2001, p. 443):
 
-    log p(μ, Σ) = −½ dof log |Σ| − ½ tr Σ⁻¹ (scale · I + weight (μ − mean)(μ − mean)ᵀ) + const.
+    log p(μ, Σ) = −½ dof log |Σ| − ½ tr Σ⁻¹ (diag(scale) + weight (μ − mean)(μ − mean)ᵀ) + const.
 """
 
 import math
@@ -22,7 +22,11 @@ from dbn_vae.emissions.base import ClosedForm, Emission
 
 
 class GaussianPrior(NamedTuple):
-    """Prior on (μ_k, Σ_k); all zero is maximum likelihood.  mean and scale broadcast to (K, D)."""
+    """Prior on (μ_k, Σ_k); all zero is maximum likelihood.
+
+    mean and scale broadcast to (K, D); a scale of three dimensions holds matrices, (K, D, D) or (1, D, D), for full
+    and tied covariances.  A tied covariance has no states, so its scale is that of the first.
+    """
 
     mean: Tensor | float = 0.0
     weight: Tensor | float = 0.0
@@ -46,7 +50,7 @@ class Gaussian(Emission, ClosedForm):
         self.prior = prior
         self.floor: Tensor
         self.register_buffer("floor", torch.zeros_like(mean[0]) if floor is None else floor)
-        self.floored: list[int] = []  # states whose variance the last M-step held at the floor
+        self.floored: list[int] = []  # states whose variance the last M-step held at the floor; tied: [0]
 
     @abstractmethod
     def covariance(self) -> Tensor:
@@ -118,15 +122,19 @@ class DiagonalGaussian(Gaussian):
         scatter = second - 2 * shift * first + count * shift.square()
         scatter = scatter + prior.scale + prior.weight * self.prior_deviation().square()
         weight = count + prior.dof
-        variance = self.pooled(torch.where(weight > 0, scatter / weight, self.variance()))
-        floor = self.pooled(self.floor.expand_as(self.mean))
+        variance = self.ratio(scatter, weight)
+        floor = self.lowest(self.floor)
         self.floored = (variance < floor).any(-1).nonzero().flatten().tolist()
         tiny = torch.finfo(variance.dtype).tiny
         self.log_scale.copy_(0.5 * variance.clamp_min(floor).clamp_min(tiny).log())
 
-    def pooled(self, variance: Tensor) -> Tensor:
-        """(K, D) to the shape of log_scale."""
-        return variance
+    def ratio(self, scatter: Tensor, weight: Tensor) -> Tensor:
+        """The variance, in the shape of log_scale, maximising −½ Σ_d (weight log v + scatter / v)."""
+        return torch.where(weight > 0, scatter / weight, self.variance())
+
+    def lowest(self, floor: Tensor) -> Tensor:
+        """The floor of each entry of log_scale."""
+        return floor
 
     def log_prior(self) -> Tensor:
         prior, variance = self.prior, self.variance()
@@ -150,8 +158,12 @@ class SphericalGaussian(DiagonalGaussian):
     ) -> None:
         super().__init__(mean, variance[:, None], prior, floor)
 
-    def pooled(self, variance: Tensor) -> Tensor:
-        return variance.mean(1, keepdim=True)
+    def ratio(self, scatter: Tensor, weight: Tensor) -> Tensor:
+        scatter, weight = scatter.sum(1, keepdim=True), weight.sum(1, keepdim=True)
+        return torch.where(weight > 0, scatter / weight, self.variance()[:, :1])
+
+    def lowest(self, floor: Tensor) -> Tensor:
+        return floor.amax()  # Σ ⪰ diag(floor): the one variance must clear every entry
 
 
 class FullGaussian(Gaussian):
@@ -229,10 +241,9 @@ class FullGaussian(Gaussian):
         self.factor.copy_(torch.linalg.cholesky(self.floored_at(self.ratio(scatter, count))))
 
     def prior_scale(self) -> Tensor:
-        """scale · I, or the matrix itself where the scale is one."""
+        """The scale as matrices (K, D, D) or (1, D, D)."""
         scale = torch.as_tensor(self.prior.scale, dtype=self.mean.dtype, device=self.mean.device)
-        D = self.n_features
-        return scale if scale.dim() >= 2 else scale * torch.eye(D, dtype=scale.dtype)
+        return scale if scale.dim() > 2 else torch.diag_embed(scale.expand_as(self.mean))
 
     def ratio(self, scatter: Tensor, count: Tensor) -> Tensor:
         """Σ maximising −½ (count + dof) log |Σ| − ½ tr Σ⁻¹ scatter."""
@@ -247,7 +258,7 @@ class FullGaussian(Gaussian):
         whitened = covariance / (scale[..., :, None] * scale[..., None, :])
         values, vectors = torch.linalg.eigh(whitened)
         low = values[..., 0] < 1
-        self.floored = low.nonzero().flatten().tolist()
+        self.floored = low.reshape(-1).nonzero().flatten().tolist()
         held = (vectors * values.clamp_min(1)[..., None, :]) @ vectors.mT
         held = held * (scale[..., :, None] * scale[..., None, :])
         return torch.where(low[..., None, None], held, covariance)
@@ -276,7 +287,7 @@ class TiedGaussian(FullGaussian):
 
     def ratio(self, scatter: Tensor, count: Tensor) -> Tensor:
         weight = count.sum() + self.prior.dof
-        return (scatter.sum(0) + self.prior_scale()) / weight
+        return (scatter.sum(0) + self.prior_scale()[0]) / weight
 
     def per_matrix(self, values: Tensor) -> Tensor:
         return values[0]

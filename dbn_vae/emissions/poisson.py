@@ -30,9 +30,10 @@ class Poisson(Emission, ClosedForm):
         return TorchPoisson(self.rates(), validate_args=False)
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        counts, rates = x[..., None, :], self.rates()
-        # x log λ is 0 at x = λ = 0, where the product of the logs would be NaN
-        entry = torch.xlogy(counts, rates) - rates - torch.lgamma(counts + 1)
+        counts = x[..., None, :]
+        # x log λ is 0 at x = 0 even where λ = 0 and its logarithm is −inf
+        total = torch.where(counts > 0, counts * self.log_rates, 0.0)
+        entry = total - self.rates() - torch.lgamma(counts + 1)
         return (entry * observed[..., None, :]).sum(-1)
 
     def check(self, x: Tensor, observed: Tensor) -> None:

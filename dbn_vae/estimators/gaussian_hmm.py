@@ -133,7 +133,7 @@ class GaussianHMM(ClassicalHMM):
         emission.prior = GaussianPrior(
             torch.as_tensor(self.means_prior, dtype=self.dtype),
             torch.as_tensor(self.means_weight, dtype=self.dtype),
-            torch.as_tensor(self.covars_prior, dtype=self.dtype),
+            self.prior_scale(),
             max(self.covars_weight - rows, 0),
         )
 
@@ -141,6 +141,11 @@ class GaussianHMM(ClassicalHMM):
     def n_features(self) -> int:
         """Columns of X, hmmlearn's name for it."""
         return self.width
+
+    def prior_scale(self) -> torch.Tensor:
+        """covars_prior in GaussianPrior's shapes: a matrix for all states gets a state dimension."""
+        scale = torch.as_tensor(self.covars_prior, dtype=self.dtype)
+        return scale[None] if scale.dim() == 2 and self.covariance_type in ("full", "tied") else scale
 
     def absorb(self, emission: Emission, letters: str) -> None:
         assert isinstance(emission, Gaussian)

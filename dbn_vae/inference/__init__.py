@@ -11,6 +11,7 @@ from dbn_vae.inference.exact import (
     step,
     viterbi,
 )
+from dbn_vae.inference.reference import logsumexp
 
 __all__ = [
     "Chain",
@@ -19,6 +20,7 @@ __all__ = [
     "Posterior",
     "filter",
     "log_partition",
+    "logsumexp",
     "path_score",
     "sample",
     "smooth",

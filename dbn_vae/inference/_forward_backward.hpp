@@ -14,11 +14,11 @@
 //
 // Scaled numbers can underflow.  Nothing is clamped: what could have changed a result is detected, and that
 // sequence is done again in log space (_exact.hpp).  The argument, for a forward message of total c ≥ safe:
-//   1. While every nonzero predicted sum Σ_j a(j) A_jk, every e and every A is ≥ safe = 1e-100, no product leaves the
-//      range of a double, so a zero is a true zero.
+//   1. While every nonzero predicted sum Σ_j a(j) A_jk, every e and every A is ≥ safe = 1e-100, no product
+//      leaves the range of a double, so a zero is a true zero.
 //   2. Otherwise mass may have been `lost`, at most 1e-308 a term, which is 1e-208 after rescaling.  It is
-//      negligible in a predicted sum of at least negligible_above = 1e-150.  Once something was lost, a smaller sum, or a
-//      zero that might not be one, sends the sequence to log space.
+//      negligible in a predicted sum of at least negligible_above = 1e-150.  A smaller sum, or a zero after a
+//      loss (it might not be one), sends the sequence to log space.
 // The same holds backward with b, and for Σ_k a_t(k) b_t(k), on which gamma and xi are normalised.
 // Comparisons are written so that NaN fails them.
 
@@ -88,14 +88,15 @@ struct Unit {
     const int64_t* members;  // sequence numbers
     int count;               // of them; missing lanes repeat the last one
     int64_t K, R, steps, shortest;
-    Scalar length;  // as a double: lanes compare it with t
-    V *a, *e, *initial;
+    Scalar length;     // as a double: lanes compare it with t
+    V *a, *e;          // messages and emissions, R vectors a step
+    V* initial;
+    Scalar start;      // max_k log_initial(k), taken out
     Scalar *c, *peak;  // Σ_k a_t(k), max_k l_t(k)
     Scalar* dip;       // of each tile: the smallest finite l_t(k) − peak_t
-    Scalar start;            // max_k log_initial(k), taken out
-    Flag bad{};              // sequences to be done again in log space
+    Flag bad{};        // sequences to be done again in log space
     Scalar log_z;
-    T* nowhere = nullptr;    // where missing lanes write
+    T* nowhere = nullptr;  // where missing lanes write
 
     // keep: all steps stay in memory, for the way back; otherwise one tile, and the step before it.
     Unit(const Problem<T>& problem, const int64_t* members, int count, bool keep, Workspace& memory)

@@ -11,7 +11,7 @@ from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
 
 
 def filter(chain: Chain) -> Filtered:
-    tables, *alive = prepare(chain)
+    tables, *_alive = prepare(chain)
     emission = chain.log_emission
     B, T, K = emission.shape
     log_z, probs, c = emission.new_empty(B), emission.new_empty(B, T, K), emission.new_empty(B, T)
@@ -20,7 +20,7 @@ def filter(chain: Chain) -> Filtered:
 
 
 def smooth(chain: Chain) -> Posterior:
-    tables, *alive = prepare(chain)
+    tables, *_alive = prepare(chain)
     emission = chain.log_emission
     B, T, K = emission.shape
     pairs = (B, T - 1, K, K) if chain.varies_in_time else (B, K, K)
@@ -30,7 +30,7 @@ def smooth(chain: Chain) -> Posterior:
 
 
 def viterbi(chain: Chain) -> Path:
-    tables, *alive = prepare(chain)
+    tables, *_alive = prepare(chain)
     emission = chain.log_emission
     B, T, _ = emission.shape
     states, score = emission.new_empty(B, T, dtype=torch.int64), emission.new_empty(B)
@@ -39,7 +39,7 @@ def viterbi(chain: Chain) -> Path:
 
 
 def sample(chain: Chain, uniform: Tensor) -> Tensor:
-    tables, *alive = prepare(chain)
+    tables, *_alive = prepare(chain)
     uniform = uniform.to(torch.float64).contiguous()
     states = torch.empty(uniform.shape, dtype=torch.int64)
     _cpu.sample(tables, uniform.data_ptr(), uniform.shape[0], states.data_ptr())

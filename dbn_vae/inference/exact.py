@@ -66,7 +66,7 @@ def path_score(chain: Chain, states: Tensor) -> Tensor:
     """log p(states, x) of given paths (B, T): (B,); entries on padding are ignored."""
     chain = chain.canonical()
     mask = chain.mask()
-    s = states.clamp_min(0)
+    s = torch.where(mask, states, 0)
     emission = chain.log_emission.gather(2, s[..., None]).squeeze(2)
     score = torch.where(mask, emission, 0.0).sum(1)
     score = score + chain.log_initial.gather(1, s[:, :1]).squeeze(1)

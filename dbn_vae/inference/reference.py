@@ -39,6 +39,17 @@ def finite(c: Tensor) -> Tensor:
     return torch.where(c == -math.inf, 0.0, c)
 
 
+def readable(chain: Chain) -> Chain:
+    """The canonical chain with 0 on padding, whatever stood there: a NaN would poison gradients."""
+    chain = chain.canonical()
+    mask = chain.mask()
+    A = chain.log_transition
+    return chain._replace(
+        log_transition=torch.where(mask[:, 1:, None, None], A, 0.0) if chain.varies_in_time else A,
+        log_emission=torch.where(mask[..., None], chain.log_emission, 0.0),
+    )
+
+
 def transition(chain: Chain, t: int) -> Tensor:
     """log A between steps t−1 and t, broadcastable to (B, K, K)."""
     return chain.log_transition[:, t - 1] if chain.varies_in_time else chain.log_transition
@@ -70,18 +81,18 @@ def total(normalizers: Tensor) -> Tensor:
 
 def log_partition(chain: Chain) -> Tensor:
     """log Z: (B,), differentiable by torch itself."""
-    _, c = forward(chain.canonical(), logsumexp)
+    _, c = forward(readable(chain), logsumexp)
     return total(c)
 
 
 def filter(chain: Chain) -> Filtered:
-    chain = chain.canonical()
+    chain = readable(chain)
     message, c = forward(chain, logsumexp)
     return Filtered(total(c), message.exp() * chain.mask()[..., None], c)
 
 
 def smooth(chain: Chain) -> Posterior:
-    chain = chain.canonical()
+    chain = readable(chain)
     mask = chain.mask()
     T = chain.log_emission.shape[1]
     message, c = forward(chain, logsumexp)
@@ -109,7 +120,7 @@ def smooth(chain: Chain) -> Posterior:
 
 def viterbi(chain: Chain) -> Path:
     """The most probable path; of equally probable ones, the smaller state index from the end."""
-    chain = chain.canonical()
+    chain = readable(chain)
     mask = chain.mask()
     message, c = forward(chain, maximum)
     state = message[:, -1].argmax(-1)  # padding copied the last real message
@@ -129,7 +140,7 @@ def sample(chain: Chain, uniform: Tensor) -> Tensor:
     uniform: (S, B, T) numbers in [0, 1), one a step, turned into states by the inverse distribution
     function, so that every backend gives the same paths.  Returns (S, B, T) int64, −1 on padding.
     """
-    chain = chain.canonical()
+    chain = readable(chain)
     mask = chain.mask()
     message, _ = forward(chain, logsumexp)
     logits = message[:, -1].expand(uniform.shape[0], -1, -1)

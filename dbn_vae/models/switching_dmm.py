@@ -14,7 +14,7 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, log_normal, normal, sample
-from dbn_vae.inference import Chain
+from dbn_vae.inference import Chain, logsumexp
 from dbn_vae.models.base import Generator, LatentModel, StateModel
 from dbn_vae.models.dmm import no_noise, noise_like
 from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
@@ -66,7 +66,7 @@ class SwitchingDMM(StateModel, LatentModel):
         path, means, scales = [], [], []
         for t in range(noise.shape[2]):
             each = self.move(z) if t else self.initial(z)
-            predicted = torch.logsumexp(belief[..., :, None] + A, -2) if t else belief
+            predicted = logsumexp(belief[..., :, None] + A, -2) if t else belief
             q = self.recognition.step(match_moments(predicted.exp(), each), z, context[:, t])
             z = q.mean + q.scale * noise[:, :, t]
             belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)

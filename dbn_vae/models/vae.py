@@ -56,6 +56,6 @@ class VAE(LatentModel):
     @torch.no_grad()
     def sample(self, n_frames: int, generator: Generator = None) -> tuple[Tensor, Tensor]:
         """x (n, D) and z (n, Z): new frames from random z."""
-        device = next(self.parameters()).device
-        z = torch.randn(n_frames, self.core.n_latent, generator=generator, device=device)
+        weight = next(self.parameters())
+        z = weight.new_empty(n_frames, self.core.n_latent).normal_(generator=generator)
         return sample(self.core.decode(z), generator), z

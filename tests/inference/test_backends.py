@@ -1,5 +1,6 @@
 """Every backend computes the same thing: the definition, by enumeration and by the reference."""
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -47,20 +48,22 @@ def close(got: torch.Tensor, want: torch.Tensor, *, rtol: float = 0.0, atol: flo
     torch.testing.assert_close(got.double(), want.double(), rtol=rtol, atol=atol)
 
 
-def agree(chain: Chain, name: str = "reference") -> None:
-    """All verbs of the forced backend against those of another, at this chain's precision."""
+def agree(chain: Chain) -> None:
+    """Every compiled engine's verbs against the reference, at this chain's precision."""
     rtol, atol = TOLERANCE[chain.log_emission.dtype]
-    filtered, posterior, path = filter(chain), smooth(chain), viterbi(chain)
-    with using(name):
+    with using("reference"):
         want_filtered, want, want_path = filter(chain), smooth(chain), viterbi(chain)
-    close(filtered.log_z, want.log_z, rtol=rtol, atol=rtol)
-    close(filtered.probs, want_filtered.probs, atol=atol)
-    close(filtered.log_normalizer, want_filtered.log_normalizer, rtol=rtol, atol=atol)
-    close(posterior.log_z, want.log_z, rtol=rtol, atol=rtol)
-    close(posterior.gamma, want.gamma, atol=atol)
-    close(posterior.xi, want.xi, rtol=rtol, atol=atol * 10)
-    assert torch.equal(path.states, want_path.states)
-    close(path.score, want_path.score, rtol=rtol, atol=rtol)
+    for engine in SETS:
+        for _ in forced(*engine):
+            filtered, posterior, path = filter(chain), smooth(chain), viterbi(chain)
+            close(filtered.log_z, want.log_z, rtol=rtol, atol=rtol)
+            close(filtered.probs, want_filtered.probs, atol=atol)
+            close(filtered.log_normalizer, want_filtered.log_normalizer, rtol=rtol, atol=atol)
+            close(posterior.log_z, want.log_z, rtol=rtol, atol=rtol)
+            close(posterior.gamma, want.gamma, atol=atol)
+            close(posterior.xi, want.xi, rtol=rtol, atol=atol * 10)
+            assert torch.equal(path.states, want_path.states)
+            close(path.score, want_path.score, rtol=rtol, atol=rtol)
 
 
 @dtypes
@@ -88,17 +91,17 @@ def test_enumeration(engine: str, varies: str, zeros: float, dtype: torch.dtype)
 @dtypes
 @pytest.mark.parametrize("K", [1, 2, 3, 5, 16, 33, 128])
 @pytest.mark.parametrize("T", [1, 2, 63, 64, 65, 300])
-def test_reference(compiled: str, T: int, K: int, dtype: torch.dtype) -> None:
+def test_reference(T: int, K: int, dtype: torch.dtype) -> None:
     for varies, B in [("stationary", 1), ("stationary", 9), ("batch", 3), ("time", 3)]:
-        cells = B * T * K * K
-        if cells > 2e7 or (cells > 2e6 and varies != "stationary") or (T == 300 and varies == "time"):
+        if (5e6 if varies == "stationary" else 5e5) < B * T * K * K:
             continue
-        chain = random_chain(B, T, K, seed=T + K, varies=varies, zeros=0.3, dtype=dtype)
-        agree(chain)
+        if T == 300 and (varies != "stationary" or K in (3, 33)):
+            continue  # the reference takes its time
+        agree(random_chain(B, T, K, seed=T + K, varies=varies, zeros=0.3, dtype=dtype))
 
 
-def test_widest_state_space(compiled: str) -> None:
-    agree(random_chain(5, 6, 300, seed=1, ragged=True))
+def test_widest_state_space() -> None:
+    agree(random_chain(5, 6, 300, seed=1))
 
 
 # ---- Exactness where scaled arithmetic fails ----------------------------------------------------------
@@ -124,6 +127,8 @@ EXTREME = {
     "rarest": ([[0.0, -2000.0], [NEVER, 0.0]], [[0.0, -5000.0], [-1e4, 0.0], [0.0, 0.0]]),
     "far": ([[-0.1, -2.0], [-3.0, -0.1]], [[-1e5, -1e5 - 2], [-99999.0, -1e5], [-1e5, -1e5]]),
     "unnormalised": ([[800.0, 799.0], [0.0, 801.0]], [[900.0, 0.0], [0.0, -900.0], [3.0, 4.0]]),
+    "returning": (stay, [[0.0, -900.0]] + [[-100.0, 0.0]] * 20),
+    "returning backward": (stay, [[-100.0, 0.0]] * 20 + [[0.0, -900.0]]),
     "late": (stay, [[0.0, -50.0]] * 20 + [[-200.0, 0.0]] * 20),
     # each state leads once, and the one that wins leads neither at the start nor at the end
     "middle": None,
@@ -157,6 +162,8 @@ def test_extreme(engine: str, case: str, copies: int, dtype: torch.dtype) -> Non
         gamma = (both - log_z).exp().expand(1, T, 2)
         xi = (T - 1) * torch.diag(gamma[0, 0])[None]
     rtol, atol = TOLERANCE[dtype]
+    if (engine, dtype) == ("reference", torch.float32):
+        atol = 0.01  # messages 1e5 nats apart have two decimals; the compiled engine computes in double
     ordinary = torch.randn(copies - 1, *wide.log_emission.shape[1:], dtype=dtype)
     chain = chain._replace(log_emission=torch.cat([ordinary, chain.log_emission]))
     posterior = smooth(chain)
@@ -187,18 +194,34 @@ def test_impossible(engine: str, B: int, dtype: torch.dtype) -> None:
     emission[0, 17] = NEVER
     posterior = smooth(chain._replace(log_emission=emission))
     filtered = filter(chain._replace(log_emission=emission))
-    assert posterior.log_z[0] == filtered.log_z[0] == viterbi(chain._replace(log_emission=emission)).score[0] == NEVER
+    assert (
+        posterior.log_z[0]
+        == filtered.log_z[0]
+        == viterbi(chain._replace(log_emission=emission)).score[0]
+        == NEVER
+    )
     assert (posterior.gamma[0] == 0).all() and (posterior.xi[0] == 0).all()
     assert (filtered.probs[0, 17:] == 0).all() and (filtered.probs[0, :17].sum(-1) > 0.99).all()
     assert torch.isfinite(posterior.log_z[1:]).all()
     close(posterior.gamma[1:], smooth(chain).gamma[1:], atol=1e-6)
 
 
+@pytest.mark.parametrize("B", [1, 9])
+def test_impossible_only_in_sequence(engine: str, B: int) -> None:
+    """Every step is possible, every transition too, and no path is."""
+    chain = two_states(stay, [[0.0, NEVER], [0.0, 0.0], [NEVER, 0.0], [0.0, 0.0]], torch.float64)
+    chain = chain._replace(log_emission=chain.log_emission.expand(B, -1, -1))
+    posterior, filtered = smooth(chain), filter(chain)
+    assert (posterior.log_z == NEVER).all() and (filtered.log_z == NEVER).all()
+    assert (posterior.gamma == 0).all() and (posterior.xi == 0).all()
+    assert (filtered.log_normalizer[:, 2] == NEVER).all()
+
+
 @dtypes
 @pytest.mark.parametrize("B", [1, 9])
-def test_forbidden_states_stay_exact_zeros(compiled: str, B: int, dtype: torch.dtype) -> None:
+def test_forbidden_states_stay_exact_zeros(B: int, dtype: torch.dtype) -> None:
     """Left to right: what cannot be reached yet has probability 0, not a small number; long decays are exact."""
-    K, T = 5, 400
+    K, T = 5, 200
     A = torch.full((K, K), NEVER, dtype=dtype)
     for i in range(K):
         A[i, i] = math.log(0.97) if i + 1 < K else 0.0
@@ -216,20 +239,24 @@ def test_forbidden_states_stay_exact_zeros(compiled: str, B: int, dtype: torch.d
 
 @pytest.mark.parametrize("scale", [50.0, 500.0, 30000.0])
 @pytest.mark.parametrize("zeros", [0.0, 0.4])
-def test_strong_evidence(compiled: str, scale: float, zeros: float) -> None:
+def test_strong_evidence(scale: float, zeros: float) -> None:
     """Emissions as of images: hundreds to thousands of nats between states at every step."""
     for B in (1, 9):
-        chain = random_chain(B, 70, 6, seed=8, zeros=zeros, scale=1.0)
+        chain = random_chain(B, 70, 6, seed=8, zeros=zeros, scale=1.0, ragged=False)
         agree(chain._replace(log_emission=scale * chain.log_emission))
 
 
 # ---- Long sequences, invariances ----------------------------------------------------------------------
 
 
+def million() -> torch.Tensor:
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(1, 1_000_000, 1, generator=g, dtype=torch.float64) - 3.0
+
+
 def test_million_steps(compiled: str) -> None:
     """One state: log Z is the sum of its table.  And the digits of a long double sum over two states."""
-    g = torch.Generator().manual_seed(0)
-    emission = torch.randn(1, 1_000_000, 1, generator=g, dtype=torch.float64) - 3.0
+    emission = million()
     zero = torch.zeros(1, dtype=torch.float64)
     want = math.fsum(emission.flatten().tolist())
     got = filter(Chain(zero, zero[None], emission)).log_z.item()
@@ -239,18 +266,21 @@ def test_million_steps(compiled: str) -> None:
     two = torch.cat([emission, emission.flip(1)], -1)
     posterior = smooth(Chain(A[0].log(), A.log(), two))
     normalizers = filter(Chain(A[0].log(), A.log(), two)).log_normalizer
-    want = long_sum(A, two[0])
+    want = long_sum(tuple(A.flatten().tolist()))
     assert abs(posterior.log_z.item() - want) <= 1e-12 * abs(want)
     assert abs(math.fsum(normalizers.flatten().tolist()) - want) <= 1e-12 * abs(want)
     close(posterior.gamma.sum(-1), torch.ones(1, 1_000_000), atol=1e-12)
     close(posterior.xi.sum(), torch.tensor(999_999.0), rtol=1e-12)
 
 
-def long_sum(A: torch.Tensor, emission: torch.Tensor) -> float:
+@functools.cache
+def long_sum(A: tuple[float, ...]) -> float:
     """The forward algorithm over two states in plain Python, its normalisers added exactly."""
-    (a, b), ((aa, ab), (ba, bb)) = A[0].tolist(), A.tolist()
+    a, b = aa, ab = A[:2]
+    ba, bb = A[2:]
     logs = []
-    for x, y in emission.tolist():
+    emission = million()
+    for x, y in torch.cat([emission, emission.flip(1)], -1)[0].tolist():
         a, b = a * math.exp(x), b * math.exp(y)
         total = a + b
         logs.append(math.log(total))
@@ -264,8 +294,8 @@ def test_padding_is_ignored(engine: str) -> None:
     mask = torch.arange(60) < chain.lengths[:, None]
     longer = torch.full((9, 60, 4), math.nan, dtype=torch.float64)
     longer[:, :45] = torch.where(mask[:, :45, None], chain.log_emission, math.nan)
-    if engine == "reference":  # it multiplies by the mask
-        longer = longer.nan_to_num(1e6)
+    if engine == "reference":  # it multiplies by the mask, which takes finite numbers
+        longer = longer.nan_to_num(5.0)
     padded = chain._replace(log_emission=longer)
     for got, want in zip(smooth(padded), smooth(chain), strict=True):
         part = got[:, :45] if got.shape[1:2] == (60,) else got

@@ -37,9 +37,7 @@ def near(values, digits: int = 10):
 
 def test_weather_guessing_game():
     """Wikipedia, "Hidden Markov model": Rainy, Sunny; walk, shop, clean."""
-    chain = discrete(
-        [0.6, 0.4], [[0.7, 0.3], [0.4, 0.6]], [[0.1, 0.4, 0.5], [0.6, 0.3, 0.1]], [0, 1, 2]
-    )
+    chain = discrete([0.6, 0.4], [[0.7, 0.3], [0.4, 0.6]], [[0.1, 0.4, 0.5], [0.6, 0.3, 0.1]], [0, 1, 2])
     log_z, gamma, _ = inference.smooth(chain)
     assert log_z.exp().item() == near(0.033612)
     assert log_z.item() == near(-3.3928721329)
@@ -57,9 +55,7 @@ def test_weather_guessing_game():
 
 def test_healthy_or_fever():
     """Wikipedia, "Viterbi algorithm": Healthy, Fever; normal, cold, dizzy."""
-    chain = discrete(
-        [0.6, 0.4], [[0.7, 0.3], [0.4, 0.6]], [[0.5, 0.4, 0.1], [0.1, 0.3, 0.6]], [0, 1, 2]
-    )
+    chain = discrete([0.6, 0.4], [[0.7, 0.3], [0.4, 0.6]], [[0.5, 0.4, 0.1], [0.1, 0.3, 0.6]], [0, 1, 2])
     log_z, gamma, _ = inference.smooth(chain)
     assert log_z.exp().item() == near(0.03628)
     assert gamma[0, :, 0].tolist() == near([0.8765159868, 0.6229327453, 0.2121278942])
@@ -70,9 +66,7 @@ def test_healthy_or_fever():
 
 def test_umbrella_world():
     """Russell and Norvig, Artificial Intelligence, and Wikipedia, "Forward-backward algorithm"."""
-    chain = discrete(
-        [0.5, 0.5], [[0.7, 0.3], [0.3, 0.7]], [[0.1, 0.9], [0.8, 0.2]], [1, 1, 0, 1, 1]
-    )
+    chain = discrete([0.5, 0.5], [[0.7, 0.3], [0.3, 0.7]], [[0.1, 0.9], [0.8, 0.2]], [1, 1, 0, 1, 1])
     log_z, gamma, _ = inference.smooth(chain)
     assert log_z.item() == near(-3.3725020443)
     filtered = [0.8181818182, 0.8833570413, 0.1906679397, 0.7307940046, 0.8673388896]
@@ -86,9 +80,7 @@ def test_umbrella_world():
 
 def test_ice_cream_of_three_days():
     """Jurafsky and Martin, Speech and Language Processing, appendix A: HOT, COLD; 3 1 3."""
-    chain = discrete(
-        [0.8, 0.2], [[0.6, 0.4], [0.5, 0.5]], [[0.2, 0.4, 0.4], [0.5, 0.4, 0.1]], [2, 0, 2]
-    )
+    chain = discrete([0.8, 0.2], [[0.6, 0.4], [0.5, 0.5]], [[0.2, 0.4, 0.4], [0.5, 0.4, 0.1]], [2, 0, 2])
     log_z, gamma, _ = inference.smooth(chain)
     assert log_z.exp().item() == near(0.028562)
     alpha = [0.32, 0.02, 0.0404, 0.069, 0.023496, 0.005066]

@@ -6,6 +6,7 @@ to p(x): between them these two facts leave no factor of the joint unchecked.
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 
@@ -353,11 +354,16 @@ def within(error: Tensor, samples: Tensor, n_sigma: float = 4.5) -> Tensor:
     return error.abs() <= n_sigma * samples.std(0) / math.sqrt(len(samples)) + 1e-12
 
 
+def many(model: LatentModel) -> int:
+    """Fewer samples where each has states to sum out."""
+    return 800 if isinstance(model, StateModel) else 20_000
+
+
 @every_model_elsewhere
 @torch.no_grad()
 def test_importance_weights_average_to_p(name):
     model, batch, log_p = ELSEWHERE[name]()
-    ratio = (model.log_weights(batch, 20_000, seeded()) - log_p).exp()
+    ratio = (model.log_weights(batch, many(model), seeded()) - log_p).exp()
     assert (ratio.std(0) > 0.01).any(), "at the truth this would show nothing"
     assert within(ratio.mean(0) - 1, ratio).all(), ratio.mean(0)
     assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
@@ -369,15 +375,15 @@ def test_importance_bounds_rise_towards_log_p(name):
     model, batch, log_p = ELSEWHERE[name]()
     before = None
     for n_samples in (1, 5, 25):
-        bounds = torch.stack([model.importance_bound(batch, n_samples, seeded(i)) for i in range(60)])
-        mean, error = bounds.mean(0), bounds.std(0) / math.sqrt(60)
+        bounds = torch.stack([model.importance_bound(batch, n_samples, seeded(i)) for i in range(30)])
+        mean, error = bounds.mean(0), bounds.std(0) / math.sqrt(30)
         assert (mean <= log_p + 4.5 * error + 1e-9).all(), f"S = {n_samples} exceeds log p"
         if before is not None:
             assert (mean >= before[0] - 4.5 * (error + before[1]) - 1e-9).all(), f"S = {n_samples} fell"
         before = mean, error
-    large = model.importance_bound(batch, 5000, seeded())
-    close(large, log_p, rtol=0, atol=0.15)
-    elbo = model.elbo(batch, 5000, seeded()).elbo.sum()
+    large = model.importance_bound(batch, many(model), seeded())
+    close(large, log_p, rtol=0, atol=0.25)
+    elbo = model.elbo(batch, many(model), seeded()).elbo.sum()
     assert elbo < log_p.sum() - 0.02, "at the truth this would show nothing"
     assert large.sum() > elbo
 
@@ -387,9 +393,10 @@ def test_importance_bounds_rise_towards_log_p(name):
 def test_estimators_a_and_b_have_one_mean(name):
     """Of MeanFieldVAEHMM B is another, lower bound: A2 ≤ A1."""
     model, batch, _ = ELSEWHERE[name]()
-    a = torch.stack([model.elbo_sampled(batch, 100, seeded(i)).elbo for i in range(50)])
-    b = torch.stack([model.elbo(batch, 100, seeded(1000 + i)).elbo for i in range(50)])
-    error = ((a.var(0) + b.var(0)) / 50).sqrt()
+    n = 20 if isinstance(model, StateModel) else 500
+    a = torch.stack([model.elbo_sampled(batch, n, seeded(i)).elbo for i in range(30)])
+    b = torch.stack([model.elbo(batch, n, seeded(1000 + i)).elbo for i in range(30)])
+    error = ((a.var(0) + b.var(0)) / 30).sqrt()
     if isinstance(model, MeanFieldVAEHMM):
         assert (b.mean(0) <= a.mean(0) + 4.5 * error).all()
         assert b.mean() < a.mean() - 0.01
@@ -401,9 +408,9 @@ def test_estimators_a_and_b_have_one_mean(name):
 @torch.no_grad()
 def test_the_vae_hmms_objective_is_at_least_its_elbo(name):
     model, batch, _ = ELSEWHERE[name]()
-    one = torch.stack([model.emission_bound(batch, 1, 1.0, seeded(i)) for i in range(300)])
+    one = torch.stack([model.emission_bound(batch, 1, 1.0, seeded(i)) for i in range(200)])
     elbo = model.elbo(batch, 20_000, seeded()).elbo
-    assert (one.mean(0) >= elbo - 4.5 * one.std(0) / math.sqrt(300) - 0.01).all()
+    assert (one.mean(0) >= elbo - 4.5 * one.std(0) / math.sqrt(200) - 0.01).all()
 
 
 @torch.no_grad()
@@ -425,11 +432,10 @@ def test_log_evidence_is_the_integral_of_prior_and_evidence():
     model = VAEHMM(linear_core(2), chain_over(3), *components(3, 2))
     evidence = Evidence(3 * normals(4, 5, 2, seed=7), 3 * normals(4, 5, 2, seed=8).square())
     z = torch.linspace(-30, 30, 6001, dtype=torch.float64)
-    prior = log_normal(z[:, None, None, None], torch.distributions.Normal(
-        model.mean[..., None], model.log_scale.exp()[..., None]))  # fmt: skip
-    psi = evidence.h[..., None, :] * z[:, None, None, None, None]
-    psi = psi - 0.5 * evidence.J[..., None, :] * z.square()[:, None, None, None, None]
-    integral = (prior[:, :, :].view(6001, 1, 1, 3, 2) + psi).logsumexp(0) + math.log(0.01)
+    z = z[:, None, None, None, None]
+    prior = torch.distributions.Normal(model.mean, model.log_scale.exp()).log_prob(z)
+    psi = evidence.h[..., None, :] * z - 0.5 * evidence.J[..., None, :] * z.square()
+    integral = (prior + psi).logsumexp(0) + math.log(0.01)  # trapezoids of that width
     close(model.log_evidence(evidence), integral.sum(-1), **EXACT)
 
 
@@ -464,7 +470,7 @@ def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths():
 @torch.no_grad()
 def test_latents_are_the_mean_of_q(name):
     model, batch, _ = ELSEWHERE[name]()
-    z, _ = model.infer(batch, 20_000, seeded())
+    z, _ = model.infer(batch, 800, seeded())
     assert within(z.mean(0) - model.latents(batch), z)[batch.mask].all()
 
 
@@ -488,12 +494,20 @@ def deep_recognition(kind) -> Recognition:
     return (kind() if kind in (PerStep, Filtering) else kind(2, 2, 4)).double()
 
 
-def dmm(kind, transition=Gated) -> DMM:
-    return start_at(DMM(deep_core(), transition(2).double(), deep_recognition(kind)))
+def gated() -> Gated:
+    """Its proposals are positive, so that the ReLU before the variance lets a gradient through."""
+    move = Gated(2, 4).double()
+    with torch.no_grad():
+        move.proposal[-1].bias += 1
+    return move
+
+
+def dmm(kind, transition=gated) -> DMM:
+    return start_at(DMM(deep_core(), transition(), deep_recognition(kind)))
 
 
 def switching(kind, chain: Stationary | None = None) -> SwitchingDMM:
-    moves = [Gated(2, 4).double(), Linear(2).double(), Gated(2, 4).double()]
+    moves = [gated(), Linear(2), gated()]
     model = SwitchingDMM(deep_core(), chain or chain_over(3), moves, deep_recognition(kind))
     return start_at(model, 3, differ=True)
 
@@ -518,7 +532,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "MeanFieldVAEHMM": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "DMM-PerStep": lambda: dmm(PerStep),
     "DMM-Filtering": lambda: dmm(Filtering),
-    "DMM-Linear": lambda: dmm(Filtering, Linear),
+    "DMM-Linear": lambda: dmm(Filtering, lambda: Linear(2)),
     "DMM-Product": lambda: dmm(Product),
     "DMM-STR": lambda: dmm(STR),
     "SwitchingDMM-PerStep": lambda: switching(PerStep),
@@ -529,10 +543,7 @@ MODELS: dict[str, Callable[[], Model]] = {
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 # STR looks at frames through a network of its own, and only so
-UNUSED = {
-    "DMM-STR": "core.encoder",
-    "SwitchingDMM-STR": "core.encoder",
-}
+UNUSED = {"DMM-STR": "core.encoder", "SwitchingDMM-STR": "core.encoder"}
 
 
 def holed_data(labels=None) -> Sequences:
@@ -603,9 +614,7 @@ def test_padding_batching_and_order_change_nothing(name, labelled, cubes):
         same(alone, {k: v[b : b + 1] for k, v in together.items()}, f"sequence {b} alone")
 
 
-@pytest.mark.parametrize(
-    "name", ["HMM", "HMM-full", "VAE", "VAEHMM", "DMM-Filtering", "DMM-Linear"]
-)
+@pytest.mark.parametrize("name", ["HMM", "HMM-full", "VAE", "VAEHMM", "DMM-Filtering", "DMM-Linear"])
 @torch.no_grad()
 def test_a_frame_never_seen_at_the_end_says_and_costs_nothing(name, cubes):
     """Its evidence is zero, so its posterior is its prediction and its KL is 0."""
@@ -634,16 +643,17 @@ def test_a_frame_never_seen_gives_no_evidence():
     assert (evidence.J[~blank] > 0).all()
 
 
-@every_model
-@pytest.mark.parametrize("estimator", ["objective", "elbo", "elbo_sampled"])
+@pytest.mark.parametrize(
+    ("name", "estimator"),
+    [(name, "objective") for name in MODELS]
+    + [(name, e) for name in MODELS if "HMM" not in name[:3] for e in ("elbo", "elbo_sampled")],
+)
 def test_gradients_reach_every_parameter_and_are_finite(name, estimator):
     model, batch = MODELS[name](), holed_data().batch()
     if estimator == "objective":
         value = model.objective(batch, generator=seeded())
-    elif isinstance(model, LatentModel):
-        value = getattr(model, estimator)(batch, 2, seeded()).elbo
     else:
-        pytest.skip("the HMM has no z")
+        value = getattr(model, estimator)(batch, 2, seeded()).elbo
     assert value.shape == (4,)
     value.sum().backward()
     for parameter, tensor in model.named_parameters():
@@ -652,7 +662,8 @@ def test_gradients_reach_every_parameter_and_are_finite(name, estimator):
             continue
         assert tensor.grad is not None, f"{parameter} is not reached"
         assert tensor.grad.isfinite().all(), f"{parameter}: {tensor.grad}"
-        assert tensor.grad.abs().sum() > 0, f"{parameter} has gradient 0"
+        if not (name.endswith("left-right") and parameter == "transition.initial_logits"):
+            assert tensor.grad.abs().sum() > 0, f"{parameter} has gradient 0"
 
 
 @pytest.mark.parametrize("family", ["bernoulli", "poisson", "categorical"])
@@ -704,7 +715,7 @@ def test_a_hidden_markov_model_with_all_labels_known_is_the_joint_of_path_and_da
     close(posterior.xi.sum((1, 2)), (known.lengths - 1).double(), **EXACT)
     counts = torch.zeros(3, 3).double()
     for row, T in zip(known.labels, known.lengths, strict=True):
-        for i, j in zip(row[: T - 1], row[1:T], strict=True):
+        for i, j in itertools.pairwise(row[:T]):
             counts[i, j] += 1
     close(posterior.xi.sum(0), counts, **EXACT)
 
@@ -713,9 +724,7 @@ def test_a_hidden_markov_model_with_all_labels_known_is_the_joint_of_path_and_da
 def test_labels_that_are_all_unknown_are_no_labels(name, cubes):
     cubes(1)
     model = MODELS[name]()
-    same(
-        answers(model, holed_data([-1] * 14).batch()), answers(model, holed_data().batch()), "unlabelled"
-    )
+    same(answers(model, holed_data([-1] * 14).batch()), answers(model, holed_data().batch()), "unlabelled")
 
 
 @pytest.mark.parametrize("name", ["HMM", "VAEHMM", "MeanFieldVAEHMM", "SwitchingDMM-Filtering"])
@@ -769,13 +778,13 @@ def test_only_those_that_say_so_look_ahead(family, kind):
 def test_the_backward_gru_knows_the_future_and_nothing_else():
     gru = BackwardGRU(2, 3).double()
     x, lengths = normals(3, 6, 2, seed=14), torch.tensor([6, 4, 1])
+    inside = torch.arange(6) < lengths[:, None]
     output = gru(x, lengths)
     for t in range(6):
         past = x.clone()
         past[:, :t] = 99
-        close(gru(past, lengths)[:, t:], output[:, t:], **EXACT)
-    rubbish = torch.where((torch.arange(6) < lengths[:, None])[..., None], x, 1e6)
-    inside = torch.arange(6) < lengths[:, None]
+        close(gru(past, lengths)[:, t:][inside[:, t:]], output[:, t:][inside[:, t:]], **EXACT)
+    rubbish = torch.where(inside[..., None], x, 1e6)
     close(gru(rubbish, lengths)[inside], output[inside], **EXACT)
     for b, T in enumerate(lengths.tolist()):
         close(gru(x[b : b + 1, :T], lengths[b : b + 1])[0], output[b, :T], **EXACT)

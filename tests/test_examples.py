@@ -1,0 +1,42 @@
+"""Every example runs with --quick and prints the line that it promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+PROMISED = {
+    "01_weather_hmm.py": r"Best path: 1,0,0 \(published: 1,0,0\)",
+    "02_earthquakes.py": r"3  328\.5275   328\.5275|needs earthquakes\.csv",
+    "03_market_regimes.py": r"state 2: mean stay +\d+\.\d days",
+    "04_digits_vae.py": r"VAE minus independent pixels: \+\d",
+    "05_bouncing_ball.py": r"x_t − x_\{t-1\} alone +0\.9\d\d +0\.9\d\d",
+    "06_deep_markov_model.py": r"DeepMarkovModel, 2 latents +-[01]\.\d+.+importance bound",
+}
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(PROMISED)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_example_keeps_its_promise(name: str, tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), "--quick", "--out", str(tmp_path / "out")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search(PROMISED[name], run.stdout), run.stdout
+    pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    written = set(re.findall(r"\d\d_\w+\.png", run.stdout))
+    assert set(pictures) == written, f"{name} says it wrote {written}, but wrote {pictures}"
