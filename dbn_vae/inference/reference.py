@@ -25,7 +25,7 @@ def logsumexp(x: Tensor, dim: int) -> Tensor:
     shift = x.detach().amax(dim, keepdim=True)
     shift = torch.where(shift == -math.inf, 0.0, shift)
     total = (x - shift).exp().sum(dim)
-    possible = total > 0
+    possible = total != 0  # a NaN stays a NaN
     log_total = torch.where(possible, total, 1.0).log() + shift.squeeze(dim)
     return torch.where(possible, log_total, -math.inf)
 
@@ -137,7 +137,7 @@ def viterbi(chain: Chain) -> Path:
 def sample(chain: Chain, uniform: Tensor) -> Tensor:
     """Paths from p(s_{1:T} | x_{1:T}) by filtering forward and sampling backward.
 
-    uniform: (S, B, T) numbers in [0, 1), one a step, turned into states by the inverse distribution
+    uniform: (S, B, T) float64 numbers in [0, 1), one a step, turned into states by the inverse distribution
     function, so that every backend gives the same paths.  Returns (S, B, T) int64, −1 on padding.
     """
     chain = readable(chain)
@@ -158,7 +158,8 @@ def sample(chain: Chain, uniform: Tensor) -> Tensor:
 
 def invert(logits: Tensor, uniform: Tensor) -> Tensor:
     """The first state whose cumulated probability exceeds the uniform number; never one of probability 0."""
-    weight = (logits - finite(logsumexp(logits, -1))[..., None]).exp()
+    # in float64: a float32 uniform may round to 1, beyond the last state
+    weight = (logits - finite(logsumexp(logits, -1))[..., None]).double().exp()
     cumulated = weight.cumsum(-1)
-    above = cumulated > (uniform.to(weight.dtype) * cumulated[..., -1])[..., None]
+    above = cumulated > (uniform * cumulated[..., -1])[..., None]
     return above.to(torch.int8).argmax(-1)
