@@ -6,7 +6,8 @@ Markov model has a continuous latent that moves by a learned gated transition (K
 
     p(z, x) = p(z_1) Π p(z_t | z_{t-1}) Π p(x_t | z_t),
 
-and its score is a lower bound of log p(x), the HMM's the exact number: where the bound is higher, it wins for certain.
+and its score is a lower bound of log p(x), the HMM's the exact number: where the bound is higher, the deep model is
+better.
 """
 
 import argparse

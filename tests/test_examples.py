@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import dbn_vae
+
 ROOT = Path(__file__).parents[1]
+PACKAGE = str(Path(dbn_vae.__file__).parents[1])  # the copy under test, installed or not
 
 PROMISED = {
     "01_weather_hmm.py": r"Best path: 1,0,0 \(published: 1,0,0\)",
@@ -26,7 +29,7 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_example_keeps_its_promise(name: str, tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PACKAGE, "PYTHONIOENCODING": "utf-8"}
     run = subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), "--quick", "--out", str(tmp_path / "out")],
         cwd=tmp_path,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 import dbn_vae
@@ -57,7 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit, compare, decode, report; 0 when every check holds."""
-    torch.set_num_threads(1)  # the networks are tiny: a second thread costs more than it brings
+    # One thread for everyone, hmmlearn's linear algebra too: matrices this small only lose time to a second one
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        return fit_compare_report(arguments)
+
+
+def fit_compare_report(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     series = prepare()
     rows, checks = fit_all(series, arguments)
@@ -280,6 +287,18 @@ def write_page(
 
     dates, K = series.days.dates, decoded.gamma.shape[1]
     n_train, n_test = int((~series.held_out).sum()), int(series.held_out.sum())
+    dots = plotting.held_out_table(
+        result["model"].tolist(),
+        result["per frame"].tolist(),
+        result["s.e."].tolist(),
+        result["kind"].tolist(),
+        xlabel="held-out log-likelihood (nats per day), ± 1 standard error",
+    )
+    price = plotting.series_by_state(
+        dates, series.days.price, decoded.states, ylabel="price (USD)", held_out=series.held_out
+    )
+    plotting.save(dots, arguments.out / "comparison.png")
+    plotting.save(price, arguments.out / "states.png")
     comparison = Section(
         "What each model says of days it never saw",
         [
@@ -289,18 +308,7 @@ def write_page(
             "bound that wins, wins, and a bound that loses may be losing only its slack.",
             verdict(result, rows),
         ],
-        [
-            (
-                "Held-out log-likelihood per day, with its standard error over blocks",
-                plotting.held_out_table(
-                    result["model"].tolist(),
-                    result["per frame"].tolist(),
-                    result["s.e."].tolist(),
-                    result["kind"].tolist(),
-                    xlabel="held-out log-likelihood (nats per day), ± 1 standard error",
-                ),
-            )
-        ],
+        [("Held-out log-likelihood per day, with its standard error over blocks", dots)],
         [("All models, best first; ± one standard error; gains are paired block by block", readable(result))],
     )
     states = Section(
@@ -311,12 +319,7 @@ def write_page(
             "the table above, on the same held-out days, so its lead there is a little flattering.",
         ],
         [
-            (
-                "Price by decoded state; held-out blocks shaded",
-                plotting.series_by_state(
-                    dates, series.days.price, decoded.states, ylabel="price (USD)", held_out=series.held_out
-                ),
-            ),
+            ("Price by decoded state; held-out blocks shaded", price),
             ("Probability of each state, given the whole series", plotting.gammas(dates, decoded.gamma)),
             ("Transition matrix, from row to column", plotting.transition_matrix(decoded.transmat)),
         ],

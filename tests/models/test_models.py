@@ -775,6 +775,42 @@ def test_only_those_that_say_so_look_ahead(family, kind):
 
 
 @torch.no_grad()
+def test_the_switching_dmm_predicts_with_the_moments_of_its_mixture():
+    """Of a sequence never seen q is the prediction: mixture weights from the filter, matched in two moments."""
+    model = MODELS["SwitchingDMM-Filtering"]()
+    batch = Sequences.from_any(torch.full((2, 5, 2), NAN)).batch()
+    z, q = model.trajectory(batch, normals(3, 2, 5, 2, seed=15))
+    A = model.transition.log_transition().exp()
+    for path, mean, scale in zip(z, q.mean, q.scale, strict=True):
+        potential = model.state_potential(path[None])[0]
+        belief = inference.filter(Chain(model.transition.log_initial(), A.log(), potential)).probs
+        for t in range(5):
+            each = model.move(path[:, t - 1]) if t else model.initial(path[:, 0])
+            weight = (belief[:, t - 1] @ A if t else model.transition.log_initial().exp().expand(2, 3))[
+                ..., None
+            ]
+            first = (weight * each.mean).sum(1)
+            second = (weight * (each.variance + each.mean.square())).sum(1)
+            close(mean[:, t], first, **EXACT)
+            close(scale[:, t].square(), second - first.square(), **EXACT)
+
+
+@pytest.mark.parametrize("kind", [Product, STR])
+@torch.no_grad()
+def test_looking_ahead_sees_past_a_hole_and_tells_it_from_a_zero(kind):
+    model = MODELS[f"DMM-{kind.__name__}"]()
+
+    def context(rows):
+        return model.recognition.context(model.core, Sequences.from_any([rows]).batch())[0]
+
+    hole, other = context([[NAN, NAN], [1.0, 2.0]]), context([[NAN, NAN], [3.0, -1.0]])
+    assert (hole[0] != other[0]).all(), "the future must reach a frame that was not seen"
+    # at the first step, whose own evidence is the same, only the frame after it differs
+    after_hole, after_zero = context([[1.0, 1.0], [NAN, NAN]]), context([[1.0, 1.0], [0.0, 0.0]])
+    assert (after_hole[0] != after_zero[0]).all(), "a missing frame must not look like a frame of zeros"
+
+
+@torch.no_grad()
 def test_the_backward_gru_knows_the_future_and_nothing_else():
     gru = BackwardGRU(2, 3).double()
     x, lengths = normals(3, 6, 2, seed=14), torch.tensor([6, 4, 1])

@@ -1,6 +1,7 @@
 """EM climbs, stops where the gradient of the exact likelihood vanishes, and says truly where it stands."""
 
 import copy
+import math
 from collections.abc import Callable
 from itertools import islice
 
@@ -101,9 +102,14 @@ def test_where_em_stops_the_gradient_vanishes(family: str, missing: float, weigh
         return float(torch.cat([d.flatten() for d in found]).abs().max())
 
     before = gradient()
-    values = [step.objective for step in islice(em(model, data), 1500)]
-    assert abs(values[-1] - values[-2]) < 1e-10
-    assert gradient() < 1e-4 < 1e-2 < before, f"gradient {gradient():.1e}, at the start {before:.1e}"
+    last = -math.inf
+    for step in islice(em(model, data), 2000):
+        gain, last = step.objective - last, step.objective
+        if gain < 1e-10:
+            break
+    else:
+        pytest.fail(f"EM still gains {gain:.1e} after 2000 updates")
+    assert gradient() < 1e-3 < 0.1 < before, f"gradient {gradient():.1e}, at the start {before:.1e}"
 
 
 @every_family
@@ -113,9 +119,9 @@ def test_the_value_yielded_last_belongs_to_the_parameters_there_are(family: str)
     model = random_model(family, g, strength=0.5)
     batch = data.batch()
     for updates, step in enumerate(em(model, data)):
-        now = float(batch.weights @ model.objective(batch))
+        now = float(batch.weights @ model.objective(batch).detach())
         assert step.log_likelihood == pytest.approx(now, rel=1e-12), f"after {updates} updates"
-        assert step.objective == pytest.approx(now + float(model.log_parameter_prior()), rel=1e-12)
+        assert step.objective == pytest.approx(now + float(model.log_parameter_prior().detach()), rel=1e-12)
         if updates == 4:
             break
 
