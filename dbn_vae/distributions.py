@@ -78,11 +78,15 @@ def log_normal(z: Tensor, p: Normal) -> Tensor:
     return -0.5 * (((z - p.mean) / p.scale).square() + 2 * p.scale.log() + math.log(2 * math.pi)).sum(-1)
 
 
+def noise(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers in the type and on the device of a tensor, from a generator of any device."""
+    source = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=source).to(like.device)
+
+
 def draw(p: Normal, generator: torch.Generator | None, n: tuple[int, ...] = ()) -> Tensor:
     """z = m + σ ε with ε from the given generator: n + shape, differentiable in m and σ."""
-    shape = n + tuple(p.mean.shape)
-    noise = torch.randn(shape, generator=generator, dtype=p.mean.dtype, device=p.mean.device)
-    return p.mean + p.scale * noise
+    return p.mean + p.scale * noise(n + tuple(p.mean.shape), p.mean, generator)
 
 
 @singledispatch
@@ -93,31 +97,38 @@ def sample(distribution: Distribution, generator: torch.Generator | None) -> Ten
 
 @sample.register
 def _(distribution: Normal, generator: torch.Generator | None) -> Tensor:
-    return torch.normal(distribution.mean, distribution.stddev, generator=generator)
+    return draw(distribution, generator)
 
 
 @sample.register
 def _(distribution: MultivariateNormal, generator: torch.Generator | None) -> Tensor:
     mean, factor = distribution.mean, distribution.scale_tril
-    noise = torch.normal(torch.zeros_like(mean), torch.ones_like(mean), generator=generator)
-    return mean + (factor @ noise[..., None]).squeeze(-1)
+    return mean + (factor @ noise(tuple(mean.shape), mean, generator)[..., None]).squeeze(-1)
 
 
 @sample.register
 def _(distribution: Bernoulli, generator: torch.Generator | None) -> Tensor:
-    return torch.bernoulli(distribution.probs, generator=generator)
+    probs = distribution.probs
+    return torch.bernoulli(at(probs, generator), generator=generator).to(probs.device)
 
 
 @sample.register
 def _(distribution: Poisson, generator: torch.Generator | None) -> Tensor:
-    return torch.poisson(distribution.rate, generator=generator)
+    rate = distribution.rate
+    return torch.poisson(at(rate, generator), generator=generator).to(rate.device)
 
 
 @sample.register
 def _(distribution: Categorical, generator: torch.Generator | None) -> Tensor:
     probs = distribution.probs
-    flat = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator)
-    return flat.reshape(probs.shape[:-1]).to(probs.dtype)
+    flat = at(probs.reshape(-1, probs.shape[-1]), generator)
+    drawn = torch.multinomial(flat, 1, generator=generator)
+    return drawn.reshape(probs.shape[:-1]).to(probs)
+
+
+def at(value: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The tensor on the generator's device: torch draws only there."""
+    return value if generator is None else value.to(generator.device)
 
 
 def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:

@@ -58,11 +58,12 @@ class Sequences:
         """Data in any of the usual forms.
 
         Args:
-            X: (n, D) array or tensor with `lengths`, the B sequences stacked; a list of (T_i, *D) arrays;
-                (B, T, *D), where `lengths` may cut each sequence short; or a DataFrame whose sequences are
-                told apart by `lengths`, by the column named `sequence`, or by the first level of a MultiIndex.
-            labels: one integer a frame in the same order, or a list of (T_i,) arrays; −1 or NaN: unknown.
-            inputs: covariates u_t in the same form as X.
+            X: a Sequences, taken as it is; (n, D) array or tensor with `lengths`, the B sequences stacked; a list
+                of (T_i, *D) arrays; (B, T, *D), where `lengths` may cut each sequence short; or a DataFrame whose
+                sequences are told apart by `lengths`, by the column named `sequence`, or by the first level of
+                a MultiIndex.
+            labels: one integer a frame, stacked (N,), a list of (T_i,) or (B, T); −1 or NaN: unknown.
+            inputs: covariates u_t, stacked (N, U), a list of (T_i, U) or (B, T, U).
             weights: (B,) non-negative weight of each sequence.
 
         Raises:
@@ -71,23 +72,26 @@ class Sequences:
         >>> Sequences.from_any([[[1.0], [2.0]], [[float("nan")]]]).lengths
         tensor([2, 1])
         """
+        if isinstance(X, Sequences):
+            if any(v is not None for v in (lengths, sequence, labels, inputs, weights)):
+                raise ValueError(
+                    "X is a Sequences, which carries its own lengths, labels, inputs and weights"
+                )
+            return X.to(dtype=dtype, device=device)
         frames, sizes = flatten(X, lengths, sequence)
         observed = ~np.isnan(frames)
         if np.isinf(frames).any():
             row = int(np.argwhere(np.isinf(frames))[0][0])
             raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
-        N, B = len(frames), len(sizes)
         return cls(
             x=torch.as_tensor(np.where(observed, frames, 0.0), dtype=dtype, device=device),
             observed=torch.as_tensor(observed, device=device),
             lengths=torch.as_tensor(sizes, device=device),
-            weights=torch.as_tensor(check_weights(weights, B), dtype=dtype, device=device),
-            labels=None
-            if labels is None
-            else torch.as_tensor(check_labels(labels, N, lengths, sequence), device=device),
+            weights=torch.as_tensor(check_weights(weights, len(sizes)), dtype=dtype, device=device),
+            labels=None if labels is None else torch.as_tensor(check_labels(labels, sizes), device=device),
             inputs=None
             if inputs is None
-            else torch.as_tensor(check_inputs(inputs, N, lengths, sequence), dtype=dtype, device=device),
+            else torch.as_tensor(check_inputs(inputs, sizes), dtype=dtype, device=device),
         )
 
     def replace(self, **fields: Tensor) -> "Sequences":
@@ -206,7 +210,10 @@ class Sequences:
 
 
 def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """X in any of its forms as frames (N, *D) float64 and lengths (B,) int64."""
+    """X in any of its forms as frames (N, *D) float64, NaN where missing, and lengths (B,) int64."""
+    if isinstance(X, Sequences):
+        missing = torch.full((), torch.nan, dtype=torch.float64)
+        return torch.where(X.observed.cpu(), X.x.cpu(), missing).numpy(), X.lengths.cpu().numpy()
     if hasattr(X, "columns"):  # a DataFrame; pandas itself need not be imported for the other forms
         return flatten_frame(X, lengths, sequence)
     if sequence is not None:
@@ -276,7 +283,8 @@ def as_numpy(value: Any) -> np.ndarray:
 
 def check_lengths(lengths: Any, total: int | None) -> np.ndarray:
     sizes = np.atleast_1d(np.asarray(lengths))
-    if sizes.ndim != 1 or (not np.issubdtype(sizes.dtype, np.integer) and (sizes % 1 != 0).any()):
+    whole = np.issubdtype(sizes.dtype, np.number) and np.equal(np.mod(sizes, 1), 0).all()
+    if sizes.ndim != 1 or not whole:
         raise ValueError(f"lengths={lengths!r} must be a one-dimensional list of whole numbers")
     if len(sizes) == 0 or sizes.min() < 1:
         raise ValueError(f"lengths={sizes.tolist()}: every sequence needs at least one frame")
@@ -288,30 +296,60 @@ def check_lengths(lengths: Any, total: int | None) -> np.ndarray:
 def check_weights(weights: Any, B: int) -> np.ndarray:
     if weights is None:
         return np.ones(B)
-    w = np.asarray(weights, dtype=np.float64)
-    if w.shape != (B,) or not (w >= 0).all() or not w.sum() > 0:
+    w = numbers("weights", weights).copy()
+    if w.shape != (B,) or not (np.isfinite(w) & (w >= 0)).all() or not w.sum() > 0:
         raise ValueError(
-            f"weights of shape {w.shape} must be {B} non-negative numbers, one a sequence, not all zero"
+            f"weights={w.tolist()} of shape {w.shape} must be {B} finite non-negative numbers, one a sequence, "
+            "not all zero"
         )
     return w
 
 
-def check_labels(labels: Any, N: int, lengths: Any, sequence: str | None) -> np.ndarray:
-    if isinstance(labels, list | tuple) and len(labels) and np.ndim(labels[0]) == 1:
-        labels = np.concatenate([np.asarray(y, dtype=np.float64) for y in labels])
-    y = np.asarray(labels, dtype=np.float64).reshape(-1)
+def check_labels(labels: Any, sizes: np.ndarray) -> np.ndarray:
+    y = stack("labels", labels, sizes, 1)
     y = np.where(np.isnan(y), -1, y)
-    if len(y) != N or (y % 1 != 0).any() or (y < -1).any():
+    wrong = y[~np.isfinite(y) | (y < -1) | (np.where(np.isfinite(y), y, 0) % 1 != 0)]
+    if len(wrong):
         raise ValueError(
-            f"labels must be {N} whole numbers, one a frame, −1 or NaN where unknown; got {len(y)}"
+            f"labels hold {wrong[0]:g}; they are whole numbers from 0, and −1 or NaN where unknown"
         )
     return y.astype(np.int64)
 
 
-def check_inputs(inputs: Any, N: int, lengths: Any, sequence: str | None) -> np.ndarray:
-    u, _ = flatten(inputs, lengths, sequence)
-    if len(u) != N:
-        raise ValueError(f"inputs has {len(u)} frames, but X has {N}")
+def check_inputs(inputs: Any, sizes: np.ndarray) -> np.ndarray:
+    u = stack("inputs", inputs, sizes, 2)
     if not np.isfinite(u).all():
-        raise ValueError("inputs holds NaN or infinite values; covariates must be known throughout")
+        raise ValueError("inputs hold NaN or infinite values; covariates must be known throughout")
     return u
+
+
+def stack(name: str, values: Any, sizes: np.ndarray, ndim: int) -> np.ndarray:
+    """What goes with every frame, as one array of ndim dimensions: (N, ...).
+
+    Accepts (N, ...), a list of (T_i, ...) that fits the sequences one by one, or (B, T, ...) cut as X is.
+    """
+    if isinstance(values, list | tuple) and len(values) and all(np.ndim(v) == ndim for v in values):
+        given = [len(v) for v in values]
+        if given != sizes.tolist():
+            raise ValueError(f"{name} has sequences of lengths {given}, but those of X are {sizes.tolist()}")
+        return np.concatenate([numbers(name, v) for v in values])
+    array = numbers(name, values)
+    N, B, T = int(sizes.sum()), len(sizes), int(sizes.max())
+    if array.ndim == ndim and len(array) == N:
+        return array.copy()
+    if array.ndim == ndim + 1 and len(array) == B and array.shape[1] >= T:
+        return array[np.arange(array.shape[1]) < sizes[:, None]]
+    shape = "(N,)" if ndim == 1 else "(N, U)"
+    raise ValueError(
+        f"{name} has shape {array.shape}; it must be {shape} with N = {N}, one row a frame of X, "
+        "or be given sequence by sequence"
+    )
+
+
+def numbers(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers; got {values!r}") from error

@@ -32,10 +32,9 @@ def hmm(n_states: int) -> GaussianHMM:
 # Every third block of 35 days is held out. Differences between models are taken block by block, since what one block
 # differs from the next is far more than what one model differs from the next.
 table = compare([hmm(k) for k in sizes], X, block=35, hmmlearn=False)
-difference = table.columns[3]
 print("states  held-out nats a day  more than 1 state, ± s.e.  parameters")
 for _, row in table.sort_values("states").iterrows():
-    gain = f"{row[difference]:+.3f} ± {row['its s.e.']:.3f}"
+    gain = f"{row['gain']:+.3f} ± {row['gain s.e.']:.3f}"
     print(f"{row['states']:>6}  {row['per frame']:>19.3f}  {gain:>25}  {row['parameters']:>10}")
 
 chosen = 3

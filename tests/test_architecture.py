@@ -27,9 +27,11 @@ LAYERS: list[set[str]] = [
     {"aevb", "emissions", "transitions"},
     {"models"},
     {"training", "evaluation"},
-    {"plotting", "report"},
+    {"plotting"},
+    {"report"},
     {"estimators"},
-    {"io", "jobs"},
+    {"io"},
+    {"jobs"},
     {"cli"},
     {"__main__"},
 ]

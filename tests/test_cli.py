@@ -26,7 +26,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert stops(["--version"], capsys) == (0, f"dbn-vae {dbn_vae.__version__}\n")
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such-job"], ["demo", "--states", "2"], ["demo", "--updates", "many"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["no-such-job"], ["demo", "--states", "2"], ["demo", "--updates", "many"]]
+)
 def test_wrong_arguments_exit_2_with_the_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status, said = stops(argv, capsys)
     assert status == 2
@@ -58,7 +60,15 @@ def test_a_wrong_data_folder_exits_2_and_says_where_it_looked(
 ) -> None:
     monkeypatch.setenv("DBN_VAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("DBN_VAE_DATA", raising=False)
-    arguments = ["vae", "--data", "mnist", "--data-dir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    arguments = [
+        "vae",
+        "--data",
+        "mnist",
+        "--data-dir",
+        str(tmp_path / "nowhere"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("dbn-vae")
@@ -76,7 +86,9 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert "Interrupted" in capsys.readouterr().err
 
 
-def test_the_demo_leaves_a_report_tables_and_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_leaves_a_report_tables_and_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("dbn_vae.report")
     out = tmp_path / "demo"
     status = main(["demo", "--states", "2", "2", "--updates", "5", "--out", str(out)])

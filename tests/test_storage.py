@@ -55,7 +55,7 @@ def test_a_changed_byte_is_noticed_wherever_it_is(file: Path) -> None:
     step = max(1, len(whole) // 200)
     for at in range(0, len(whole), step):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises(ValueError, match="damaged|not a file of dbn_vae|did not write it"):
+        with pytest.raises(ValueError, match=r"damaged|not a file of dbn_vae|did not write it"):
             storage.load(file)
     file.write_bytes(whole)
     storage.load(file)

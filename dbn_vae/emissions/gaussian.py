@@ -238,7 +238,9 @@ class FullGaussian(Gaussian):
         scatter = scatter + count[..., None] * shift[:, :, None] * shift[:, None, :]
         deviation = self.prior_deviation()
         scatter = scatter + self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
-        self.factor.copy_(torch.linalg.cholesky(self.floored_at(self.ratio(scatter, count))))
+        # a difference of sums is only known to the rounding of its terms
+        rounding = 8 * torch.finfo(scatter.dtype).eps * self.ratio(second, count).diagonal(dim1=-2, dim2=-1)
+        self.factor.copy_(torch.linalg.cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
 
     def prior_scale(self) -> Tensor:
         """The scale as matrices (K, D, D) or (1, D, D)."""
@@ -251,10 +253,12 @@ class FullGaussian(Gaussian):
         fresh = (scatter + self.prior_scale()) / weight
         return torch.where(weight > 0, fresh, self.covariance())
 
-    def floored_at(self, covariance: Tensor) -> Tensor:
-        """The maximum under Σ ⪰ diag(floor): eigenvalues of the whitened matrix held at 1."""
-        smallest = torch.finfo(covariance.dtype).eps * covariance.diagonal(dim1=-2, dim2=-1)
-        scale = self.floor.maximum(smallest.amin(-1, keepdim=True)).clamp_min(1e-300).sqrt()
+    def floored_at(self, covariance: Tensor, rounding: Tensor) -> Tensor:
+        """The maximum under Σ ⪰ diag(floor): eigenvalues of the whitened matrix held at 1.
+
+        The floor is never under what rounding leaves of a variance of 0, so that a factor always exists.
+        """
+        scale = self.floor.maximum(rounding).clamp_min(1e-300).sqrt()
         whitened = covariance / (scale[..., :, None] * scale[..., None, :])
         values, vectors = torch.linalg.eigh(whitened)
         low = values[..., 0] < 1

@@ -6,6 +6,7 @@ DataFrame in gives results with its index.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,6 +31,7 @@ class SequenceEstimator(BaseEstimator, ABC):
     """What all estimators share: data in, scores out, files."""
 
     dtype: ClassVar[torch.dtype] = torch.float64
+    independent_frames: ClassVar[bool] = False  # one stack of frames is as many sequences
     random_state: Any
 
     @abstractmethod
@@ -98,13 +100,24 @@ class SequenceEstimator(BaseEstimator, ABC):
     def sequences(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
         """X in any accepted form, as the data this fitted model expects."""
         self.require_fitted()
-        data = X if isinstance(X, Sequences) else Sequences.from_any(X, lengths, dtype=self.dtype, **fields)
+        data = self.read(X, lengths, **fields)
         if data.x.shape[1:] != (self.width,):
             raise ValueError(
                 f"X has frames of shape {tuple(data.x.shape[1:])}; this model was fitted to {(self.width,)}"
             )
         self.check(data)
         return data
+
+    def read(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
+        """X in any form that Sequences.from_any takes, in this model's precision."""
+        data = Sequences.from_any(X, lengths, dtype=self.dtype, **fields)
+        return data.frames() if self.independent_frames and len(data) == 1 else data
+
+    def like(self, X: Any, values: np.ndarray) -> Any:
+        """values with the index of X where X is a DataFrame."""
+        if isinstance(X, pd.DataFrame):
+            return pd.Series(values, X.index) if values.ndim == 1 else pd.DataFrame(values, X.index)
+        return values
 
     def generator(self, random_state: Any = None) -> torch.Generator:
         """Randomness from random_state: an int gives the same numbers at every call."""
@@ -137,11 +150,13 @@ class StateEstimator(SequenceEstimator):
 
     def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:
         """p(s_t = k | whole sequence): (n, K)."""
-        return self.over_chains(X, lengths, lambda chain: inference.smooth(chain).gamma, self.n_components)
+        gamma = self.over_chains(X, lengths, lambda chain: inference.smooth(chain).gamma, self.n_components)
+        return self.like(X, gamma)
 
     def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}), which never looks ahead: (n, K)."""
-        return self.over_chains(X, lengths, lambda chain: inference.filter(chain).probs, self.n_components)
+        probs = self.over_chains(X, lengths, lambda chain: inference.filter(chain).probs, self.n_components)
+        return self.like(X, probs)
 
     def predict(self, X: Any, lengths: Any = None) -> np.ndarray:
         """States (n,) by self.algorithm: the most probable path, or step by step ("map")."""
@@ -169,13 +184,13 @@ class StateEstimator(SequenceEstimator):
             return path.states[..., None]
 
         out = self.over_chains(X, lengths, states, 1)
-        return sum(scores), self.like(X, np.asarray(out)[:, 0].astype(np.int64))
+        return sum(scores), self.like(X, out[:, 0].astype(np.int64))
 
     def path_offset(self, chain: Chain) -> Tensor:
         """What to take from log p(path, evidence) for decode to report: nothing, or the log evidence."""
         return torch.zeros(())
 
-    def over_chains(self, X: Any, lengths: Any, ask: Any, width: int) -> Any:
+    def over_chains(self, X: Any, lengths: Any, ask: Callable[[Chain], Tensor], width: int) -> np.ndarray:
         """ask(chain) (B, T, width) of every batch, back in the order of the rows of X: (n, width)."""
         data = self.prepared(self.sequences(X, lengths))
         model = self.state_model()
@@ -185,13 +200,7 @@ class StateEstimator(SequenceEstimator):
                 chain = model.chain(batch)
                 require_possible(inference.filter(chain).log_z, batch.which)
                 data.unbatch(batch, ask(chain).cpu(), out)
-        return self.like(X, out.numpy()) if width > 1 else out.numpy()
-
-    def like(self, X: Any, values: np.ndarray) -> Any:
-        """values with the index of X where X is a DataFrame."""
-        if isinstance(X, pd.DataFrame):
-            return pd.Series(values, X.index) if values.ndim == 1 else pd.DataFrame(values, X.index)
-        return values
+        return out.numpy()
 
 
 def most_probable_steps(chain: Chain) -> inference.Path:
@@ -214,3 +223,10 @@ def jsonable(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"cannot save a hyper-parameter of type {type(value).__name__}")
+
+
+def require_at_least(minimum: int, **values: int) -> None:
+    """Raise ValueError naming the first value that is too small."""
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"{name}={value}; it must be at least {minimum}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dbn_vae.emissions.base import Emission
-from dbn_vae.estimators.base import StateEstimator
+from dbn_vae.estimators.base import StateEstimator, require_at_least
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.evaluation.likelihood import Score, exact
 from dbn_vae.models.hmm import HMM, sample_states
@@ -63,7 +63,8 @@ class ClassicalHMM(StateEstimator):
 
         On Ctrl-C the best parameters so far are kept before the interrupt goes on.
         """
-        data = self.sequences_to_fit(X, lengths, labels, sample_weight)
+        require_at_least(1, n_components=self.n_components, n_init=self.n_init)
+        data = self.read(X, lengths, labels=labels, weights=sample_weight)
         generator = self.generator()
         fixed = not set(self.init_params) & set("st" + "".join(self.letters))
         best: HMM | None = None
@@ -83,11 +84,6 @@ class ClassicalHMM(StateEstimator):
             if best is not None:
                 self.keep(best)
         return self
-
-    def sequences_to_fit(self, X: Any, lengths: Any, labels: Any, sample_weight: Any) -> Sequences:
-        if isinstance(X, Sequences):
-            return X
-        return Sequences.from_any(X, lengths, labels=labels, weights=sample_weight, dtype=self.dtype)
 
     def climb(self, model: HMM, data: Sequences, monitor: ConvergenceMonitor) -> float:
         """EM until the log-likelihood gains less than tol, or n_iter updates; the final objective."""
@@ -187,6 +183,12 @@ class ClassicalHMM(StateEstimator):
         currstate: the state of the first step, drawn from startprob_ unless given.
         """
         self.require_fitted()
+        require_at_least(1, n_samples=n_samples)
+        if currstate is not None and not 0 <= currstate < self.n_components:
+            raise ValueError(
+                f"currstate={currstate}; with n_components={self.n_components} it is 0 to "
+                f"{self.n_components - 1}"
+            )
         generator = self.generator(random_state)
         model = self.state_model()
         with torch.no_grad():
@@ -198,7 +200,7 @@ class ClassicalHMM(StateEstimator):
         """The π with π A = π: (K,)."""
         self.require_fitted()
         K = self.n_components
-        system = np.vstack([self.transmat_.T - np.eye(K), np.ones(K)])
+        system = np.vstack([np.transpose(self.transmat_) - np.eye(K), np.ones(K)])
         solution, *_ = np.linalg.lstsq(system, np.append(np.zeros(K), 1.0), rcond=None)
         return np.asarray(np.clip(solution, 0, None) / np.clip(solution, 0, None).sum())
 

@@ -90,7 +90,7 @@ class DeepEstimator(SequenceEstimator):
         On Ctrl-C the best parameters so far are kept before the interrupt goes on.
         """
         generator = self.generator()
-        data = Sequences.from_any(X, lengths, labels=labels, weights=sample_weight, dtype=self.dtype)
+        data = self.read(X, lengths, labels=labels, weights=sample_weight)
         self.size_up(data)
         self.check(data)
         data = self.prepared(data)
@@ -111,7 +111,7 @@ class DeepEstimator(SequenceEstimator):
             raise ValueError(f"X has frames of shape {tuple(data.x.shape[1:])}; these models take vectors")
         self.width_ = data.x.shape[1]
         self.n_symbols_ = int(data.x.max()) + 1 if self.likelihood == "categorical" else None
-        self.center_, self.scale_ = torch.zeros(self.width_), torch.ones(self.width_)
+        self.center_, self.scale_ = data.x.new_zeros(self.width_), data.x.new_ones(self.width_)
         if self.likelihood == "gaussian" and self.standardize:
             count = data.observed.sum(0).clamp_min(1)
             self.center_ = data.x.sum(0) / count
@@ -129,8 +129,8 @@ class DeepEstimator(SequenceEstimator):
 
     def prepared(self, data: Sequences) -> Sequences:
         """The data as the module sees them: standardised, on its device."""
-        x = torch.where(data.observed, (data.x - self.center_) / self.scale_, 0.0)
-        return data.replace(x=x).to(dtype=self.dtype, device=self.where())
+        x = (data.x - self.center_.to(data.x)) / self.scale_.to(data.x)
+        return data.replace(x=torch.where(data.observed, x, 0.0)).to(dtype=self.dtype, device=self.where())
 
     def family(self) -> Likelihood:
         options = {} if self.n_symbols_ is None else {"n_symbols": self.n_symbols_}
@@ -247,12 +247,20 @@ class DeepEstimator(SequenceEstimator):
     def transform(self, X: Any, lengths: Any = None) -> np.ndarray:
         """The latents' posterior means: (n, n_latent)."""
         self.require_fitted()
-        return self.per_frame(X, lengths, self.module_.latents, self.n_latent)
+        return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_latent))
 
     def reconstruct(self, X: Any, lengths: Any = None) -> np.ndarray:
         """E p(x_t | z_t) at the latents, in the units of X: (n, D); missing entries are filled in."""
         self.require_fitted()
-        return self.in_units(self.per_frame(X, lengths, self.module_.reconstruct, self.width))
+        x = self.in_units(self.per_frame(X, lengths, self.module_.reconstruct, self.width))
+        return self.like(X, x)
+
+    def inverse_transform(self, Z: Any) -> np.ndarray:
+        """E p(x | z) for latents (n, n_latent), in the units of X: (n, D)."""
+        self.require_fitted()
+        weight = next(self.module_.parameters())
+        with torch.no_grad():
+            return self.in_units(self.module_.core.mean(torch.as_tensor(Z).to(weight)))
 
     def in_units(self, x: np.ndarray | Tensor) -> np.ndarray:
         """Standardised frames in the units of X."""

@@ -34,6 +34,18 @@ class DeepStateEstimator(DeepEstimator, StateEstimator):
     def path_offset(self, chain: Chain) -> Tensor:
         return inference.filter(chain).log_z
 
+    def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """p(s_t = k | x_{1:t}): (n, K).
+
+        Raises ValueError where the latents' posterior looks ahead.
+        """
+        self.require_fitted()
+        if self.module_.looks_ahead:
+            raise ValueError(
+                "the fitted posterior knows the future; fit with posterior='filtering' to filter"
+            )
+        return super().filter(X, lengths)
+
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """A new sequence: X (n, D) and its states (n,)."""
         self.require_fitted()

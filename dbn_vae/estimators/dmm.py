@@ -117,7 +117,7 @@ class DeepMarkovModel(DeepEstimator):
         Raises ValueError where the posterior looks ahead.
         """
         self.require_fitted()
-        if self.module_.recognition.looks_ahead:
+        if self.module_.looks_ahead:
             raise ValueError(
                 f"posterior={self.posterior!r} knows the future; fit with posterior='filtering' to filter"
             )

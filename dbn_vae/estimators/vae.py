@@ -1,6 +1,6 @@
 """The static auto-encoder under scikit-learn's verbs."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class VAE(DeepEstimator):
 
     Attributes: module_ (models.VAE), history_.
     """
+
+    independent_frames: ClassVar = True
 
     module_: StaticVAE
 

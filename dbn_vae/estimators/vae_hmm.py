@@ -96,5 +96,6 @@ class VAEHMM(DeepStateEstimator):
             n_iter=50,
             n_init=self.n_init,
         )
-        hmm.fit(latents.cpu().numpy(), data.lengths.cpu().numpy())
+        labels = None if data.labels is None else data.labels.cpu().numpy()
+        hmm.fit(latents.cpu().numpy(), data.lengths.cpu().numpy(), labels=labels)
         adopt(model, hmm.state_model().to(data.x))

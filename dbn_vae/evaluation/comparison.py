@@ -43,6 +43,8 @@ def hold_out(X: Any, lengths: Any = None, *, block: int = 50, every: int = 3) ->
     """
     from dbn_vae.sequences import flatten
 
+    if block < 1 or every < 2:
+        raise ValueError(f"block={block} must be at least 1 and every={every} at least 2")
     frames, sizes = flatten(X, lengths, None)
     bounds: list[tuple[int, int]] = []
     for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
@@ -128,7 +130,11 @@ def fit_and_score(
 
 
 def table(rows: Sequence[Row], reference: str | None = None) -> pd.DataFrame:
-    """Rows best first (ties in the order given), with the paired difference to a reference row (the first one given unless named)."""
+    """Rows best first, ties in the order given.
+
+    gain is the difference to a reference row, the first one given unless named, paired block by block;
+    attrs["reference"] holds its name.
+    """
     named = {row.name: row for row in rows}
     base = named[reference] if reference is not None else rows[0]
     records = []
@@ -140,8 +146,8 @@ def table(rows: Sequence[Row], reference: str | None = None) -> pd.DataFrame:
                 "model": row.name,
                 "per frame": row.score.per_frame,
                 "s.e.": row.score.standard_error,
-                f"minus {base.name}": float(gain.sum()) / frames,
-                "its s.e.": ratio_error(gain, row.score.lengths) if row is not base else 0.0,
+                "gain": float(gain.sum()) / frames,
+                "gain s.e.": ratio_error(gain, row.score.lengths) if row is not base else 0.0,
                 "kind": row.score.kind,
                 "Monte Carlo s.e.": row.score.monte_carlo_error / frames,
                 "states": row.model.n_states,
@@ -152,7 +158,9 @@ def table(rows: Sequence[Row], reference: str | None = None) -> pd.DataFrame:
     unsorted = pd.DataFrame(records)
     # models that agree to rounding are ties, not winners
     order = np.argsort(-unsorted["per frame"].round(9).to_numpy(), kind="stable")
-    return unsorted.iloc[order].reset_index(drop=True)
+    result = unsorted.iloc[order].reset_index(drop=True)
+    result.attrs["reference"] = base.name
+    return result
 
 
 def compare(
@@ -173,11 +181,15 @@ def compare(
 
     Returns:
         One row a model, best first: held-out nats per frame, its standard error over held-out blocks, the
-        difference to the first model with the standard error of that difference, the kind of number, its
+        gain over the first model given with the standard error of that gain, the kind of number, its
         Monte Carlo error, states, free parameters, seconds to fit.
     """
     split = hold_out(X, lengths, block=block, every=every)
-    candidates = [(repr(model), model) for model in models]
+    names = [repr(model) for model in models]
+    candidates = [
+        (name if names.count(name) == 1 else f"{name} #{i + 1}", model)
+        for i, (name, model) in enumerate(zip(names, models, strict=True))
+    ]
     if hmmlearn:
         from hmmlearn.hmm import GaussianHMM
 

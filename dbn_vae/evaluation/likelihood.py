@@ -15,7 +15,6 @@ from torch import Tensor
 from dbn_vae.models.base import LatentModel, Model
 from dbn_vae.sequences import Batch, Sequences
 
-
 MAX_VALUES = 2**18  # frames times samples evaluated at once: bounds the memory whatever S
 
 

@@ -47,8 +47,9 @@ def sample(chain: Chain, n: int, generator: torch.Generator | None = None) -> Te
     chain = detached(chain)
     B, T, _ = chain.log_emission.shape
     device = chain.log_emission.device
-    uniform = torch.rand(n, B, T, generator=generator, device=device, dtype=torch.float64)
-    return backend(chain).sample(chain, uniform)
+    source = device if generator is None else generator.device
+    uniform = torch.rand(n, B, T, generator=generator, device=source, dtype=torch.float64)
+    return backend(chain).sample(chain, uniform.to(device))
 
 
 def step(belief: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:

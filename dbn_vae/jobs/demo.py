@@ -337,7 +337,6 @@ def write_page(
 
 def readable(result: pd.DataFrame) -> pd.DataFrame:
     """The table with each number beside its standard error, rounded to what it can bear."""
-    difference = result.columns[3]
     return pd.DataFrame(
         {
             "model": result["model"],
@@ -346,7 +345,7 @@ def readable(result: pd.DataFrame) -> pd.DataFrame:
             ],
             "gain": [
                 "reference" if e == 0 else f"{round(v, 3) + 0.0:+.3f} ± {e:.3f}"
-                for v, e in zip(result[difference], result["its s.e."], strict=True)
+                for v, e in zip(result["gain"], result["gain s.e."], strict=True)
             ],
             "kind": result["kind"],
             "states": result["states"],
@@ -359,8 +358,7 @@ def readable(result: pd.DataFrame) -> pd.DataFrame:
 def verdict(result: pd.DataFrame, rows: list[Row]) -> str:
     """Who won, and whether by more than the noise."""
     winner = result.iloc[0]
-    difference, error = winner.iloc[3], winner.iloc[4]
-    reference = str(result.columns[3]).removeprefix("minus ")
+    difference, error, reference = winner["gain"], winner["gain s.e."], result.attrs["reference"]
     if winner["model"] == reference or abs(difference) < 1e-6:
         return f"{reference} and ours from the same starts lead; no other model beats them."
     sure = "more" if difference > 2 * error else "no more"

@@ -20,6 +20,8 @@ Generator = torch.Generator | None
 
 
 class Model(nn.Module, ABC):
+    """A joint density of sequences and whatever is hidden behind them."""
+
     @abstractmethod
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         """What training ascends: (B,), in nats; at β = 1 the log-likelihood or a lower bound of it."""
@@ -53,6 +55,12 @@ class LatentModel(Model):
     """A model with a continuous latent z_t at every step, seen through the static core."""
 
     core: AEVB
+    reparameterized: bool = True  # gradients of what infer draws reach q
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether q at t knows x after t, beyond what the states' own smoothing adds."""
+        return False
 
     @abstractmethod
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:

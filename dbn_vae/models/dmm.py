@@ -11,33 +11,39 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
-from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, normal, sample
+from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
 from dbn_vae.models.base import Generator, LatentModel
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.sequences import Batch
 
 
 class DMM(LatentModel):
+    """A core, a transition p(z_t | z_{t-1}) and a way to infer."""
+
     def __init__(self, core: AEVB, transition: Conditional, recognition: Recognition) -> None:
         super().__init__()
         self.core, self.transition, self.recognition = core, transition, recognition
         self.initial_mean = nn.Parameter(torch.zeros(core.n_latent))
         self.initial_log_scale = nn.Parameter(torch.zeros(core.n_latent))
 
+    @property
+    def looks_ahead(self) -> bool:
+        return self.recognition.looks_ahead
+
     def initial(self, like: Tensor) -> Normal:
         """p(z_1), in the shape of a tensor (..., Z)."""
         scale = self.initial_log_scale.exp()
         return normal(self.initial_mean.expand_as(like), scale.expand_as(like))
 
-    def trajectory(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Normal]:
-        """A path z = m + σ ∘ noise (S, B, T, Z), step by step, and the q(z_t | z_{t-1}, x) it came from."""
+    def trajectory(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, Normal]:
+        """A path z = m + σ ∘ ε (S, B, T, Z), step by step, and the q(z_t | z_{t-1}, x) it came from."""
         context = self.recognition.context(self.core, batch)
-        z = torch.zeros_like(noise[:, :, 0])
+        z = torch.zeros_like(epsilon[:, :, 0])
         path, means, scales = [], [], []
-        for t in range(noise.shape[2]):
+        for t in range(epsilon.shape[2]):
             prediction = self.transition(z) if t else self.initial(z)
             q = self.recognition.step(prediction, z, context[:, t])
-            z = q.mean + q.scale * noise[:, :, t]
+            z = q.mean + q.scale * epsilon[:, :, t]
             path.append(z)
             means.append(q.mean.expand_as(z))
             scales.append(q.scale.expand_as(z))
@@ -86,7 +92,7 @@ class DMM(LatentModel):
 def noise_like(core: AEVB, batch: Batch, n_samples: int, generator: Generator) -> Tensor:
     """Standard normal noise for S paths of a batch: (S, B, T, Z)."""
     shape = (n_samples, *batch.x.shape[:2], core.n_latent)
-    return torch.randn(shape, generator=generator, dtype=batch.x.dtype, device=batch.x.device)
+    return noise(shape, batch.x, generator)
 
 
 def no_noise(core: AEVB, batch: Batch) -> Tensor:

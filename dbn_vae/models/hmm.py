@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dbn_vae import inference
+from dbn_vae.distributions import at
 from dbn_vae.emissions.base import Emission
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import Generator, StateModel
@@ -57,8 +58,12 @@ def state_chain(transition: Transition, potential: Tensor, batch: Batch) -> Chai
 
 def sum_out_states(transition: Transition, potential: Tensor, batch: Batch) -> Tensor:
     """FWD(π, A, potential) for each of S samples: (S, B, T, K) to (S, B)."""
-    chains = [state_chain(transition, p, batch) for p in potential]
-    return torch.stack([inference.log_partition(chain) for chain in chains])
+    S, B = potential.shape[:2]
+    repeated = batch._replace(
+        lengths=batch.lengths.repeat(S), labels=None if batch.labels is None else batch.labels.repeat(S, 1)
+    )
+    chain = state_chain(transition, potential.flatten(0, 1), repeated)
+    return inference.log_partition(chain).view(S, B)
 
 
 def labelled(log_emission: Tensor, batch: Batch) -> Tensor:
@@ -80,10 +85,9 @@ def sample_states(
     transition: Transition, n_steps: int, generator: Generator, first: int | None = None
 ) -> Tensor:
     """A path of the chain alone: (T,) int64, starting from a given state or from π."""
-    rows = transition.log_transition().exp()
-    start = transition.log_initial().exp()
-    state = torch.multinomial(start, 1, generator=generator) if first is None else None
-    path = [int(state) if state is not None else int(first or 0)]
+    rows = at(transition.log_transition().exp(), generator)
+    start = at(transition.log_initial().exp(), generator)
+    path = [int(torch.multinomial(start, 1, generator=generator)) if first is None else first]
     for _ in range(n_steps - 1):
         path.append(int(torch.multinomial(rows[path[-1]], 1, generator=generator)))
     return torch.tensor(path)

@@ -18,6 +18,8 @@ from dbn_vae.sequences import Batch
 
 
 class Recognition(nn.Module, ABC):
+    """A factor q(z_t | z_{t-1}, x) for every step."""
+
     looks_ahead: bool = False  # True: q at t knows x after t, so it cannot filter
 
     @abstractmethod

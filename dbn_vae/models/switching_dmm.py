@@ -47,6 +47,10 @@ class SwitchingDMM(StateModel, LatentModel):
         self.initial_mean = nn.Parameter(torch.zeros(self.n_components, core.n_latent))
         self.initial_log_scale = nn.Parameter(torch.zeros(self.n_components, core.n_latent))
 
+    @property
+    def looks_ahead(self) -> bool:
+        return self.recognition.looks_ahead
+
     def initial(self, like: Tensor) -> Normal:
         """p(z_1 | s_1 = k): (..., K, Z)."""
         shape = (*like.shape[:-1], *self.initial_mean.shape)
@@ -57,18 +61,18 @@ class SwitchingDMM(StateModel, LatentModel):
         each = [move(z) for move in self.moves]
         return normal(torch.stack([p.mean for p in each], -2), torch.stack([p.scale for p in each], -2))
 
-    def trajectory(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Normal]:
+    def trajectory(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, Normal]:
         """A path z (S, B, T, Z) and the q(z_t | z_{t-1}, x) it came from; see DMM.trajectory."""
         context = self.recognition.context(self.core, batch)
         A = self.transition.log_transition()
-        z = torch.zeros_like(noise[:, :, 0])
+        z = torch.zeros_like(epsilon[:, :, 0])
         belief = self.transition.log_initial().expand(*z.shape[:-1], -1)
         path, means, scales = [], [], []
-        for t in range(noise.shape[2]):
+        for t in range(epsilon.shape[2]):
             each = self.move(z) if t else self.initial(z)
             predicted = logsumexp(belief[..., :, None] + A, -2) if t else belief
             q = self.recognition.step(match_moments(predicted.exp(), each), z, context[:, t])
-            z = q.mean + q.scale * noise[:, :, t]
+            z = q.mean + q.scale * epsilon[:, :, t]
             belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)
             path.append(z)
             means.append(q.mean)

@@ -16,6 +16,8 @@ from dbn_vae.sequences import Batch
 
 
 class VAE(LatentModel):
+    """A core under N(0, I)."""
+
     def __init__(self, core: AEVB) -> None:
         super().__init__()
         self.core = core

@@ -92,6 +92,8 @@ class HMMPrior(StateModel, LatentModel):
 class VAEHMM(HMMPrior):
     """Inference by the exact posterior under the evidence."""
 
+    reparameterized = False  # infer draws states
+
     def responses(self, evidence: Evidence) -> torch.distributions.Normal:
         """q(z_t | s_t = k) for every k: (B, T, K, Z)."""
         wide = Evidence(evidence.h[..., None, :], evidence.J[..., None, :])
@@ -131,10 +133,19 @@ class VAEHMM(HMMPrior):
         return (gamma[..., None] * self.responses(evidence).mean).sum(-2)
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
-        """L = log Z + Σ_t Σ_k gamma_t(k) { E log p(x_t | z) − E log psi_t(z) }; gamma carries no gradient."""
+        """L = log Z + Σ_t Σ_k gamma_t(k) { E log p(x_t | z) − E log psi_t(z) }.
+
+        Its gradient needs that of gamma, the second derivative of log Z: exact, but slow.  Training ascends
+        `objective`, which is tighter and needs only the first.
+        """
         evidence = self.core.evidence(batch.x, batch.observed)
-        chain = self.chain_of(self.log_evidence(evidence), batch)
-        gamma = inference.smooth(chain).gamma
+        potential = self.log_evidence(evidence)
+        chain = self.chain_of(potential, batch)
+        log_z = inference.log_partition(chain)
+        if log_z.requires_grad:
+            (gamma,) = torch.autograd.grad(log_z.sum(), potential, create_graph=True)
+        else:
+            gamma = inference.smooth(chain).gamma
         q = self.responses(evidence)
         z = draw(q, generator, (n_samples,))
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
@@ -142,7 +153,7 @@ class VAEHMM(HMMPrior):
         second = q.mean.square() + q.variance
         log_psi = evidence.h[..., None, :] * q.mean - 0.5 * evidence.J[..., None, :] * second
         expected_psi = (gamma * log_psi.sum(-1)).sum((-2, -1))
-        return ElboTerms((gamma * fit).sum((-2, -1)), expected_psi - inference.log_partition(chain))
+        return ElboTerms((gamma * fit).sum((-2, -1)), expected_psi - log_z)
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return self.emission_bound(batch, n_samples, 1.0, generator)

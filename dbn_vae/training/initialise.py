@@ -16,7 +16,11 @@ from dbn_vae.transitions.stationary import Stationary
 
 
 def cluster(data: Sequences, n_components: int, generator: torch.Generator) -> Tensor:
-    """Responsibilities (N, K) of k-means on standardised frames, missing entries at the mean."""
+    """Responsibilities (N, K) of k-means on standardised frames, missing entries at the mean.
+
+    A frame gives its own cluster 0.9 and shares out the rest: no state starts with a variance or a probability
+    of 0, from which EM could never raise it.
+    """
     from sklearn.cluster import KMeans
 
     x, seen = data.x.flatten(1), data.observed.flatten(1)
@@ -33,7 +37,8 @@ def cluster(data: Sequences, n_components: int, generator: torch.Generator) -> T
         sample = frames[np.random.default_rng(seed).choice(len(frames), 50_000, replace=False)]
     means = KMeans(n_components, n_init=1, random_state=seed).fit(sample)
     label = torch.as_tensor(means.predict(frames), dtype=torch.int64)
-    return torch.nn.functional.one_hot(label, n_components).to(data.x)
+    own = torch.nn.functional.one_hot(label, n_components).to(data.x)
+    return 0.9 * own + 0.1 / n_components
 
 
 def randomly(data: Sequences, n_components: int, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,8 @@ Objective = Callable[[Batch, float, torch.Generator], Tensor]
 
 
 class AscentStep(NamedTuple):
+    """What one update saw."""
+
     update: int  # 1 after the first
     epoch: int
     objective: float  # this minibatch's objective per frame, in nats
@@ -80,7 +82,12 @@ def own_objective(model: Model) -> Objective:
 
 
 def estimator_a(model: LatentModel, n_samples: int = 1) -> Objective:
-    """SGVB estimator A, log p(x, z) − log q(z | x) (Kingma and Welling 2014, eq. 6)."""
+    """SGVB estimator A, log p(x, z) − log q(z | x) (Kingma and Welling 2014, eq. 6).
+
+    Raises TypeError for a model whose q draws states: its sampled bound has no pathwise gradient.
+    """
+    if not model.reparameterized:
+        raise TypeError(f"{type(model).__name__} draws states; ascend its own objective instead")
     return lambda batch, beta, g: model.elbo_sampled(batch, n_samples, g).weighted(beta)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from oracles import linear_gaussian_core
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -33,7 +34,14 @@ LENGTHS = [23, 5, 17, 1, 14]
 N = sum(LENGTHS)
 ENDS = np.cumsum(LENGTHS)
 STARTS = ENDS - LENGTHS
-TINY: dict[str, Any] = {"hidden": (4,), "n_updates": 4, "n_pretrain": 2, "warm_up": 2, "n_samples": 5, "batch_size": 3}
+TINY: dict[str, Any] = {
+    "hidden": (4,),
+    "n_updates": 4,
+    "n_pretrain": 2,
+    "warm_up": 2,
+    "n_samples": 5,
+    "batch_size": 3,
+}
 
 
 def frames(kind: str) -> np.ndarray:
@@ -65,11 +73,19 @@ DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     "vae-counts": (lambda: VAE(2, likelihood="poisson", random_state=0, **TINY), "counts"),
     "vae-hmm": (lambda: VAEHMM(2, 2, random_state=0, **TINY), "real"),
     "dmm": (lambda: DeepMarkovModel(2, n_hidden=4, random_state=0, **TINY), "real"),
-    "dmm-filtering": (lambda: DeepMarkovModel(2, posterior="filtering", n_hidden=4, random_state=0, **TINY), "real"),
+    "dmm-filtering": (
+        lambda: DeepMarkovModel(2, posterior="filtering", n_hidden=4, random_state=0, **TINY),
+        "real",
+    ),
     "switching-dmm": (lambda: SwitchingDMM(2, 2, n_hidden=4, random_state=0, **TINY), "real"),
+    "switching-dmm-filtering": (
+        lambda: SwitchingDMM(2, 2, posterior="filtering", n_hidden=4, random_state=0, **TINY),
+        "real",
+    ),
 }
 ALL = CLASSICAL | DEEP
-STATEFUL = [*CLASSICAL, "vae-hmm", "switching-dmm"]
+STATEFUL = [*CLASSICAL, "vae-hmm", "switching-dmm", "switching-dmm-filtering"]
+FILTERS = [name for name in (*STATEFUL, "dmm-filtering") if name != "switching-dmm"]
 every = pytest.mark.parametrize("name", ALL)
 classical = pytest.mark.parametrize("name", CLASSICAL)
 deep = pytest.mark.parametrize("name", DEEP)
@@ -97,7 +113,10 @@ def incomplete(name: str) -> np.ndarray:
 
 def answers(model: Any, X: Any, lengths: Any = None) -> dict[str, Any]:
     """Everything a model says of data, by name."""
-    found = {"score": model.score(X, lengths), "per sequence": model.evaluate(X, lengths).per_sequence.numpy()}
+    found = {
+        "score": model.score(X, lengths),
+        "per sequence": model.evaluate(X, lengths).per_sequence.numpy(),
+    }
     for verb in ("predict", "predict_proba", "transform", "reconstruct"):
         if hasattr(model, verb):
             found[verb] = np.asarray(getattr(model, verb)(X, lengths))
@@ -185,7 +204,7 @@ def test_a_data_frame_comes_back_with_its_index(name: str) -> None:
     verbs = {"predict": pd.Series, "predict_proba": pd.DataFrame, "filter": pd.DataFrame}
     verbs |= {"transform": pd.DataFrame, "reconstruct": pd.DataFrame}
     for verb, kind in verbs.items():
-        if not hasattr(model, verb) or (verb == "filter" and name == "dmm"):
+        if not hasattr(model, verb) or (verb == "filter" and name in ("dmm", "switching-dmm")):
             continue
         out = getattr(model, verb)(frame, LENGTHS)
         assert isinstance(out, kind), f"{verb} gives {type(out).__name__}"
@@ -208,7 +227,9 @@ def test_ragged_rows_keep_their_order(name: str) -> None:
     for b, (start, end) in enumerate(zip(STARTS, ENDS, strict=True)):
         alone = answers(model, X[start:end])
         for verb in set(alone) - {"score", "per sequence"}:
-            assert_allclose(together[verb][start:end], alone[verb], rtol=1e-4, atol=1e-5, err_msg=f"{verb}, sequence {b}")
+            assert_allclose(
+                together[verb][start:end], alone[verb], rtol=1e-4, atol=1e-5, err_msg=f"{verb}, sequence {b}"
+            )
         if name in CLASSICAL:
             assert together["per sequence"][b] == pytest.approx(alone["score"], rel=1e-12)
 
@@ -239,10 +260,9 @@ def test_a_missing_end_changes_nothing(name: str) -> None:
         assert model.score(longer) == pytest.approx(model.score(X), rel=1e-12)
         assert_allclose(model.predict_proba(longer)[:12], model.predict_proba(X), atol=1e-12)
     else:
-        S = 4000
-        with torch.no_grad():
-            a, b = (model.evaluate(x, method="iwae", n_samples=S).total for x in (longer, X))
-        assert a == pytest.approx(b, abs=0.15)
+        # four frames would cost about 20 nats; the rest is Monte Carlo noise
+        a, b = (model.evaluate(x, method="iwae", n_samples=2000).total for x in (longer, X))
+        assert a == pytest.approx(b, abs=1.0)
 
 
 @pytest.mark.parametrize("name", ["gaussian-diag", "gaussian-spherical", "gaussian-full", "gaussian-tied"])
@@ -255,7 +275,9 @@ def test_a_missing_column_is_the_marginal(name: str) -> None:
     smaller.startprob_, smaller.transmat_ = model.startprob_, model.transmat_
     smaller.means_, smaller.covars_ = model.means_[:, [0, 2]], model.covars_[:, [0, 2]][:, :, [0, 2]]
     assert model.score(hidden, LENGTHS) == pytest.approx(smaller.score(X[:, [0, 2]], LENGTHS), rel=1e-10)
-    assert_allclose(model.predict_proba(hidden, LENGTHS), smaller.predict_proba(X[:, [0, 2]], LENGTHS), atol=1e-10)
+    assert_allclose(
+        model.predict_proba(hidden, LENGTHS), smaller.predict_proba(X[:, [0, 2]], LENGTHS), atol=1e-10
+    )
 
 
 @every
@@ -298,7 +320,9 @@ def test_wrong_data_is_refused_in_words(name: str) -> None:
         ask = getattr(model, verb, None)
         if ask is None:
             continue
-        with pytest.raises(ValueError, match=rf"X has frames of shape \({D + 1},\); this model was fitted to \({D},\)"):
+        with pytest.raises(
+            ValueError, match=rf"X has frames of shape \({D + 1},\); this model was fitted to \({D},\)"
+        ):
             ask(np.hstack([X, X[:, :1]]))
         with pytest.raises(ValueError, match=f"lengths sum to {N + 1}, but X has {N} rows"):
             ask(X, [N, 1])
@@ -334,11 +358,15 @@ def test_values_outside_the_support_are_refused(name: str, value: float, words: 
 REAL = frames("real")
 
 
+def misspelt() -> GaussianHMM:
+    return clone(fitted("gaussian-diag")).set_params(algorithm="viterby").fit(REAL)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: GaussianHMM(2, covariance_type="diagonal").fit(REAL), "covariance_type='diagonal'.*'diag'"),
-        (lambda: GaussianHMM(2, algorithm="viterby", random_state=0).fit(REAL).predict(REAL), "algorithm='viterby'.*'viterbi' or 'map'"),
+        (lambda: misspelt().predict(REAL), "algorithm='viterby'.*'viterbi' or 'map'"),
         (lambda: fitted("gaussian-diag").decode(REAL, algorithm="mpm"), "algorithm='mpm'.*'viterbi' or 'map'"),
         (lambda: fitted("vae").evaluate(REAL, method="exact"), "method='exact'.*elbo.*iwae"),
         (lambda: VAE(2, likelihood="gausian").fit(REAL), "likelihood='gausian'.*gaussian"),
@@ -346,10 +374,9 @@ REAL = frames("real")
         (lambda: DeepMarkovModel(2, posterior="st-l").fit(REAL), "posterior='st-l'.*'product'"),
         (lambda: DeepMarkovModel(2, transition="gru").fit(REAL), "transition='gru'.*'gated' or 'linear'"),
         (lambda: GaussianHMM(2).fit(REAL, labels=np.full(N, 2)), "labels name state 2, but n_components is 2"),
-        (lambda: GaussianHMM(2).fit(REAL, labels=np.zeros(N - 1)), f"labels must be {N} whole numbers.*{N - 1}"),
-        (lambda: GaussianHMM(2).fit(REAL, LENGTHS, sample_weight=[1, 1]), r"weights of shape \(2,\) must be 5"),
+        (lambda: GaussianHMM(2).fit(REAL, labels=np.zeros(N - 1)), rf"labels.*\(?{N - 1}.*{N}"),
+        (lambda: GaussianHMM(2).fit(REAL, LENGTHS, sample_weight=[1, 1]), "weights.*must be 5"),
         (lambda: GaussianHMM(2).fit(REAL, [N, 1]), f"lengths sum to {N + 1}, but X has {N} rows"),
-        (lambda: fitted("dmm").filter(REAL), "posterior='product' knows the future; fit with posterior='filtering'"),
         (lambda: GaussianHMM(0).fit(REAL), "n_components=0"),
         (lambda: GaussianHMM(2, n_init=0).fit(REAL), "n_init=0"),
         (lambda: fitted("gaussian-diag").sample(5, currstate=2), "currstate=2"),
@@ -434,22 +461,30 @@ def test_deep_decoding_reports_log_q_of_the_path(name: str) -> None:
 def test_probabilities_are_probabilities(name: str) -> None:
     model, X = fitted(name), incomplete(name)
     for verb in ("predict_proba", "filter"):
+        if verb == "filter" and name not in FILTERS:
+            continue
         probs = getattr(model, verb)(X, LENGTHS)
         assert probs.shape == (N, 2)
         assert_allclose(probs.sum(1), 1, atol=1e-6, err_msg=verb)
         assert (probs >= 0).all(), verb
 
 
-@stateful
+@pytest.mark.parametrize("name", [n for n in FILTERS if n in STATEFUL])
 def test_the_filter_knows_at_the_end_what_the_smoother_knows(name: str) -> None:
     model, X = fitted(name), incomplete(name)
-    if name == "switching-dmm":
-        pytest.skip("its chain is built on a smoothed path")
     last = ENDS - 1
     assert_allclose(model.filter(X, LENGTHS)[last], model.predict_proba(X, LENGTHS)[last], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*STATEFUL, "dmm-filtering"])
+@pytest.mark.parametrize("name", ["dmm", "switching-dmm"])
+def test_a_posterior_that_knows_the_future_does_not_filter(name: str) -> None:
+    with pytest.raises(
+        ValueError, match="posterior='product' knows the future; fit with posterior='filtering'"
+    ):
+        fitted(name).filter(data(name), LENGTHS)
+
+
+@pytest.mark.parametrize("name", FILTERS)
 def test_the_filter_never_looks_ahead(name: str) -> None:
     """Whatever the future becomes, past rows stay."""
     model, X = fitted(name), incomplete(name)[:20]
@@ -477,7 +512,11 @@ def counts_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_known_labels_turn_fitting_into_counting(name: str) -> None:
     make, kind = CLASSICAL[name]
     X, labels = frames(kind), np.random.default_rng(3).integers(0, 2, N)
-    model = make().set_params(**({"covars_prior": 0} if "gaussian" in name else {})).fit(X, LENGTHS, labels=labels)
+    model = (
+        make()
+        .set_params(**({"covars_prior": 0} if "gaussian" in name else {}))
+        .fit(X, LENGTHS, labels=labels)
+    )
     first, pairs = counts_of(labels)
     assert_allclose(model.startprob_, first / first.sum(), atol=1e-12)
     assert_allclose(model.transmat_, pairs / pairs.sum(1, keepdims=True), atol=1e-12)
@@ -485,7 +524,9 @@ def test_known_labels_turn_fitting_into_counting(name: str) -> None:
     if "gaussian" in name:
         assert_allclose(model.means_, [g.mean(0) for g in groups])
     elif name == "categorical":
-        assert_allclose(model.emissionprob_, [np.bincount(g[:, 0].astype(int), minlength=4) / len(g) for g in groups])
+        assert_allclose(
+            model.emissionprob_, [np.bincount(g[:, 0].astype(int), minlength=4) / len(g) for g in groups]
+        )
     else:
         table = model.lambdas_ if name == "poisson" else model.emissionprob_
         assert_allclose(table, [g.mean(0) for g in groups])
@@ -550,7 +591,9 @@ def test_a_prior_makes_a_chain_sticky() -> None:
 @classical
 def test_of_several_starts_the_best_is_kept(name: str) -> None:
     make, kind = CLASSICAL[name]
-    options = {"n_init": 6, "n_iter": 4, "n_components": 3} | ({"covars_prior": 0} if "gaussian" in name else {})
+    options = {"n_init": 6, "n_iter": 4, "n_components": 3} | (
+        {"covars_prior": 0} if "gaussian" in name else {}
+    )
     model = make().set_params(**options).fit(frames(kind), LENGTHS)
     assert len(model.restart_scores_) == 6
     assert len({round(s, 6) for s in model.restart_scores_}) > 1, "every start alike: the test says nothing"
@@ -560,7 +603,9 @@ def test_of_several_starts_the_best_is_kept(name: str) -> None:
 
 @classical
 @pytest.mark.parametrize("steps", [3, 8])
-def test_after_ctrl_c_the_model_is_usable(name: str, steps: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_after_ctrl_c_the_model_is_usable(
+    name: str, steps: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Interrupted in the first start or in the second: the best so far is kept, and the interrupt goes on."""
     from dbn_vae.estimators import classical as module
     from dbn_vae.training.em import em
@@ -580,7 +625,9 @@ def test_after_ctrl_c_the_model_is_usable(name: str, steps: int, monkeypatch: py
         model.fit(frames(kind), LENGTHS)
     monkeypatch.undo()
     score = model.score(frames(kind), LENGTHS)
-    assert score >= model.monitor_.history[-1] - 1e-9, "the parameters are at least as good as the last value seen"
+    assert score >= model.monitor_.history[-1] - 1e-9, (
+        "the parameters are at least as good as the last value seen"
+    )
     assert len(model.restart_scores_) == (0 if steps == 3 else 1)
     model.save(tmp_path / "m.dbn")
     assert dbn_vae.load(tmp_path / "m.dbn").score(frames(kind), LENGTHS) == score
@@ -592,13 +639,41 @@ def test_n_iter_0_gives_the_start() -> None:
     assert model.monitor_.iter == 0
 
 
-def test_the_floor_of_the_variance_is_held() -> None:
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical", "full", "tied"])
+def test_the_floor_of_the_variance_is_held(covariance_type: str) -> None:
     """A state of identical frames: in hmmlearn its variance becomes 0."""
     X = np.vstack([np.zeros((20, 2)), np.random.default_rng(0).normal(5, 1, (20, 2))])
-    for covariance_type in ("diag", "spherical", "full", "tied"):
-        model = GaussianHMM(2, covariance_type, min_covar=0.01, covars_prior=0, n_iter=30, random_state=0).fit(X)
-        smallest = np.linalg.eigvalsh(model.covars_ - 0.01 * np.diag(X.var(0))).min()
-        assert smallest > -1e-9, covariance_type
+    model = GaussianHMM(2, covariance_type, min_covar=0.01, covars_prior=0, n_iter=30, random_state=0).fit(X)
+    assert np.linalg.eigvalsh(model.covars_ - 0.01 * np.diag(X.var(0))).min() > -1e-9
+
+
+@pytest.mark.parametrize("make", [BernoulliHMM, PoissonHMM])
+def test_a_start_leaves_every_value_possible(make: Any) -> None:
+    """k-means on few different values makes groups of one value; a probability or rate of 0 could never rise again."""
+    rng = np.random.default_rng(0)
+    states = np.repeat(rng.integers(0, 2, 100), 20)
+    X = (rng.random((2000, 1)) < np.where(states[:, None], 0.8, 0.2)).astype(float)
+    model = make(2, random_state=0, n_iter=200, tol=1e-6, n_init=1).fit(X)
+    (attribute,) = make.letters.values()
+    truth = clone(model)
+    truth.startprob_, truth.transmat_ = np.full(2, 0.5), 0.94 * np.eye(2) + 0.03
+    setattr(truth, attribute, np.array([[0.2], [0.8]]))
+    assert model.score(X) > truth.score(X), (
+        f"fitted to {getattr(model, attribute).ravel()}, under the truth's score"
+    )
+
+
+def test_what_is_given_beside_sequences_is_not_dropped() -> None:
+    """Sequences carry their own labels and weights: others beside them are used or refused, never ignored."""
+    sequences = Sequences.from_any(REAL, LENGTHS)
+    labels = np.random.default_rng(3).integers(0, 2, N)
+    try:
+        model = GaussianHMM(2, random_state=0).fit(sequences, labels=labels)
+    except ValueError as error:
+        assert "labels" in str(error)
+    else:
+        first, _ = counts_of(labels)
+        assert_allclose(model.startprob_, first / first.sum(), atol=1e-12)
 
 
 # -- learning the deep models
@@ -628,62 +703,87 @@ def test_after_ctrl_c_a_deep_model_is_usable(name: str, monkeypatch: pytest.Monk
 LINEAR: dict[str, Any] = {"hidden": (), "n_updates": 0, "n_pretrain": 0, "random_state": 0}
 
 
-def straighten(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Make an untrained core's decoder p(x | z) = N(C z + d, diag r); C, d, r in the units of X."""
-    (decoder,) = model.module_.core.decoder
-    D = model.width
-    with torch.no_grad():
-        decoder.weight[D:] = 0.0
-        decoder.weight[:D] *= 2.0
-        decoder.bias.normal_(generator=torch.Generator().manual_seed(0))
-        sigma = torch.nn.functional.softplus(decoder.bias[D:]) + 1e-2
-    scale, center = model.scale_.double().numpy(), model.center_.double().numpy()
-    C = scale[:, None] * decoder.weight[:D].detach().double().numpy()
-    return C, center + scale * decoder.bias[:D].detach().double().numpy(), (scale * sigma.double().numpy()) ** 2
-
-
 SHIFTED = REAL * [1.0, 20.0, 0.05] + [0.0, 300.0, -2.0]
+LOADINGS = torch.tensor([[0.8, 0.0], [0.0, 0.6], [0.0, 0.0]], dtype=torch.float64)
+OFFSET = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+SIGMA = torch.tensor([0.5, 0.7, 0.9], dtype=torch.float64)
 
 
-def twin_of_vae_hmm(K: int) -> tuple[VAEHMM, GaussianHMM]:
+def straighten(model: Any, sharper: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Make the core linear, p(x | z) = N(C z + d, diag r), and give C, d, r in the units of X.
+
+    Its evidence is the likelihood itself where sharper is 0, and more certain than it should be otherwise.
+    """
+    core = linear_gaussian_core(LOADINGS, OFFSET, SIGMA)
+    model.module_.core.load_state_dict(core.state_dict())
+    with torch.no_grad():
+        model.module_.core.encoder[0].bias[2:] += sharper
+    scale, center = model.scale_.double().numpy(), model.center_.double().numpy()
+    return scale[:, None] * LOADINGS.numpy(), center + scale * OFFSET.numpy(), (scale * SIGMA.numpy()) ** 2
+
+
+def twin_of_vae_hmm(K: int, sharper: float) -> tuple[VAEHMM, GaussianHMM]:
     """With a linear decoder a VAE-HMM is a Gaussian HMM: N(C μ_k + d, C V_k Cᵀ + R)."""
     model = VAEHMM(K, 2, **LINEAR).fit(SHIFTED, LENGTHS)
-    C, d, r = straighten(model)
+    with torch.no_grad():
+        model.module_.mean.copy_(torch.tensor([[0.5, -1.0], [-0.8, 1.0]])[:K])
+        model.module_.log_scale.copy_(torch.tensor([[-0.5, 0.1], [0.2, -0.4]])[:K])
+    C, d, r = straighten(model, sharper)
     p = model.module_.components()
     hmm = GaussianHMM(K, "full")
-    hmm.startprob_, hmm.transmat_ = model.startprob_.astype(float), model.transmat_.astype(float)
-    hmm.startprob_, hmm.transmat_ = hmm.startprob_ / hmm.startprob_.sum(), hmm.transmat_ / hmm.transmat_.sum(1, keepdims=True)
+    A = model.transmat_.astype(float)
+    pi = model.startprob_.astype(float)
+    hmm.startprob_, hmm.transmat_ = pi / pi.sum(), A / A.sum(1, keepdims=True)
     hmm.means_ = p.mean.detach().double().numpy() @ C.T + d
     hmm.covars_ = np.stack([C @ np.diag(v) @ C.T + np.diag(r) for v in p.variance.detach().double().numpy()])
     return model, hmm
 
 
 @pytest.mark.parametrize("K", [1, 2])
+def test_with_exact_evidence_a_vae_hmm_is_the_gaussian_hmm_it_is(K: int) -> None:
+    """Scores in the units of X, posteriors, paths and the missing entries' expectation: nothing is approximate."""
+    model, hmm = twin_of_vae_hmm(K, 0.0)
+    exact = hmm.evaluate(SHIFTED, LENGTHS).per_sequence.numpy()
+    for method, S in (("iwae", 5), ("elbo", 1000)):
+        found = model.evaluate(SHIFTED, LENGTHS, method=method, n_samples=S).per_sequence.numpy()
+        assert_allclose(found, exact, rtol=1e-4, atol=1e-2 if method == "iwae" else 0.5, err_msg=method)
+    assert_allclose(model.predict_proba(SHIFTED, LENGTHS), hmm.predict_proba(SHIFTED, LENGTHS), atol=1e-4)
+    assert_allclose(model.filter(SHIFTED, LENGTHS), hmm.filter(SHIFTED, LENGTHS), atol=1e-4)
+    assert_array_equal(model.predict(SHIFTED, LENGTHS), hmm.predict(SHIFTED, LENGTHS))
+    # decode reports log q(path | x), here log p(path, x) − log p(x)
+    joint = hmm.decode(SHIFTED, LENGTHS)[0] - hmm.score(SHIFTED, LENGTHS)
+    assert model.decode(SHIFTED, LENGTHS)[0] == pytest.approx(joint, abs=0.02)
+
+
+@pytest.mark.parametrize("K", [1, 2])
 @pytest.mark.parametrize("missing", [False, True])
 def test_the_bound_stays_under_the_exact_likelihood_and_tends_to_it(K: int, missing: bool) -> None:
     """In the units of X, standardised inside, ragged, with NaN: a classical HMM says what is exact."""
-    model, hmm = twin_of_vae_hmm(K)
+    model, hmm = twin_of_vae_hmm(K, 1.5)
     X = SHIFTED.copy()
     if missing:
-        X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+        X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
     exact = hmm.score(X, LENGTHS)
-    elbo = model.evaluate(X, LENGTHS, method="elbo", n_samples=200).total
-    rough, fine = (model.evaluate(X, LENGTHS, n_samples=S).total for S in (10, 3000))
-    assert elbo < rough < exact
-    assert rough < fine < exact + 0.5
-    assert fine == pytest.approx(exact, abs=1.5)
+    elbo = model.evaluate(X, LENGTHS, method="elbo", n_samples=500).total
+    rough, fine = (model.evaluate(X, LENGTHS, n_samples=S).total for S in (3, 3000))
+    assert elbo < rough < fine < exact + 0.5
+    assert fine == pytest.approx(exact, abs=1.0)
 
 
-def test_a_static_vae_with_a_linear_decoder_is_a_gaussian() -> None:
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_static_vae_with_a_linear_decoder_is_a_gaussian(missing: bool) -> None:
     model = VAE(2, **LINEAR).fit(SHIFTED, LENGTHS)
-    C, d, r = straighten(model)
+    C, d, r = straighten(model, 0.3)
     gaussian = GaussianHMM(1, "full")
     gaussian.startprob_, gaussian.transmat_ = np.ones(1), np.ones((1, 1))
     gaussian.means_, gaussian.covars_ = d[None], (C @ C.T + np.diag(r))[None]
-    exact = gaussian.evaluate(SHIFTED, LENGTHS).per_sequence.numpy()
-    found = model.evaluate(SHIFTED, LENGTHS, n_samples=3000).per_sequence.numpy()
-    assert_allclose(found, exact, atol=0.3)
-    assert model.evaluate(SHIFTED, LENGTHS, method="elbo").total < exact.sum()
+    X = SHIFTED.copy()
+    if missing:
+        X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
+    exact = gaussian.evaluate(X, np.ones(N, int)).per_sequence.numpy()
+    found = model.evaluate(X, LENGTHS, n_samples=3000).per_sequence.numpy()
+    assert_allclose(found, exact, atol=0.1)  # frame by frame: to this model each is a sequence
+    assert model.evaluate(X, LENGTHS, method="elbo", n_samples=100).total < exact.sum()
 
 
 @pytest.mark.parametrize("name", ["vae", "vae-hmm", "dmm", "switching-dmm"])
@@ -695,16 +795,25 @@ def test_units_change_a_score_by_their_jacobian_alone(name: str) -> None:
     a, b = (make().set_params(n_updates=0, n_pretrain=0).fit(x, LENGTHS) for x in (X, 10 * X + 3))
     for method in ("elbo", "iwae"):
         one, ten = (m.evaluate(x, LENGTHS, method=method).per_sequence for m, x in ((a, X), (b, 10 * X + 3)))
-        seen = np.add.reduceat((~np.isnan(X)).sum(1), STARTS)
+        seen = (~np.isnan(X)).sum(1)
+        if name != "vae":  # to which each frame is a sequence
+            seen = np.add.reduceat(seen, STARTS)
         assert_allclose(one - ten, seen * np.log(10), rtol=1e-4, atol=2e-3, err_msg=method)
-    assert_allclose(b.reconstruct(10 * X + 3, LENGTHS), 10 * a.reconstruct(X, LENGTHS) + 3, rtol=1e-3, atol=1e-3)
-    assert_allclose(b.sample(9, random_state=0)[0], 10 * a.sample(9, random_state=0)[0] + 3, rtol=1e-3, atol=1e-3)
+    assert_allclose(
+        b.reconstruct(10 * X + 3, LENGTHS), 10 * a.reconstruct(X, LENGTHS) + 3, rtol=1e-3, atol=1e-3
+    )
+    assert_allclose(
+        b.sample(9, random_state=0)[0], 10 * a.sample(9, random_state=0)[0] + 3, rtol=1e-3, atol=1e-3
+    )
 
 
 @deep
 def test_the_elbo_is_under_the_importance_bound(name: str) -> None:
     model, X = fitted(name), incomplete(name)
-    low, high = model.evaluate(X, LENGTHS, method="elbo", n_samples=400), model.evaluate(X, LENGTHS, n_samples=400)
+    low, high = (
+        model.evaluate(X, LENGTHS, method="elbo", n_samples=400),
+        model.evaluate(X, LENGTHS, n_samples=400),
+    )
     assert (low.kind, high.kind) == ("ELBO", "importance bound, S = 400")
     assert low.total <= high.total + 0.3
     assert model.score(X, LENGTHS) == model.evaluate(X, LENGTHS, n_samples=model.n_samples).total
@@ -746,7 +855,7 @@ def test_labels_name_the_states_of_a_vae_hmm() -> None:
 
 
 HELD_OUT = {
-    "bernoulli": (lambda rng, s: (rng.random((len(s), 6)) < np.where(s[:, None], 0.9, 0.1)), 2),
+    "bernoulli": (lambda rng, s: rng.random((len(s), 6)) < np.where(s[:, None], 0.9, 0.1), 2),
     "poisson": (lambda rng, s: rng.poisson(np.where(s[:, None], 12.0, 2.0), (len(s), 6)), 0),
     "categorical": (lambda rng, s: np.where(rng.random((len(s), 4)) < 0.85, s[:, None], 2), 3),
 }
@@ -760,7 +869,9 @@ def independent(likelihood: str, train: np.ndarray, test: np.ndarray) -> float:
         return float(poisson(train.mean(0)).logpmf(test).sum())
     values = np.unique(train)
     probs = np.stack([(train == v).mean(0) for v in values])
-    return float(sum(np.log(probs[i])[None].repeat(len(test), 0)[test == v].sum() for i, v in enumerate(values)))
+    return float(
+        sum(np.log(probs[i])[None].repeat(len(test), 0)[test == v].sum() for i, v in enumerate(values))
+    )
 
 
 @pytest.mark.parametrize("likelihood", HELD_OUT)
@@ -773,7 +884,7 @@ def test_every_likelihood_beats_independent_entries_on_held_out_data(likelihood:
     train, test = X[:400], X[400:]
     options = QUICK | {"n_updates": 40, "n_pretrain": 100, "warm_up": 10}
     if make is VAE:
-        options |= {"max_length": 1, "n_pretrain": 0, "batch_size": 64, "n_updates": 100}
+        options |= {"max_length": 1, "n_pretrain": 0, "batch_size": 64, "n_updates": 300}
     if make is DeepMarkovModel:
         options |= {"max_length": 20, "n_updates": 10}
     model = make(n_latent=2, likelihood=likelihood, **options).fit(train)

@@ -49,7 +49,11 @@ def poisson_start(rng: np.random.Generator, K: int, D: int) -> dict[str, np.ndar
 Start = Callable[[np.random.Generator, int, int], dict[str, np.ndarray]]
 FAMILIES: dict[str, tuple[str, dict[str, Any], Start]] = {
     **{
-        c: ("GaussianHMM", {"covariance_type": c, "covars_prior": 0, "min_covar": 0}, partial(gaussian_start, c))
+        c: (
+            "GaussianHMM",
+            {"covariance_type": c, "covars_prior": 0, "min_covar": 0},
+            partial(gaussian_start, c),
+        )
         for c in ("diag", "spherical", "full", "tied")
     },
     "categorical": ("CategoricalHMM", {}, categorical_start),
@@ -76,7 +80,9 @@ class Twins:
         self.lengths = [*rng.integers(60, 120, 3).tolist(), 1, 2]
         self.theirs.n_features = self.D if family != "categorical" else self.D + 2
         put(self.theirs, truth)
-        self.X = np.concatenate([self.theirs.sample(n, random_state=int(rng.integers(1 << 30)))[0] for n in self.lengths])
+        self.X = np.concatenate(
+            [self.theirs.sample(n, random_state=int(rng.integers(1 << 30)))[0] for n in self.lengths]
+        )
         put(self.theirs, begin)
         put(self.ours, begin)
 
@@ -89,7 +95,9 @@ class Twins:
         for name in self.attributes:
             theirs = getattr(self.theirs, name)
             if name == "covars_" and self.theirs.covariance_type == "spherical":
-                theirs = theirs[:: len(theirs) // self.K]  # once fitted, hmmlearn gives each state's matrix D times
+                theirs = theirs[
+                    :: len(theirs) // self.K
+                ]  # once fitted, hmmlearn gives each state's matrix D times
             assert_allclose(getattr(self.ours, name), theirs, rtol=1e-6, atol=1e-9, err_msg=f"{name} {case}")
 
     def log_joint(self, path: np.ndarray) -> float:
@@ -113,7 +121,9 @@ def test_every_iteration_of_em(family: str, seed: int) -> None:
     theirs, ours = list(twins.theirs.monitor_.history), twins.ours.monitor_.history
     assert len(theirs) == N_ITER
     assert_allclose(ours[:-1], theirs, rtol=1e-8, err_msg="log-likelihood before each update")
-    assert_allclose(ours[-1], twins.theirs.score(twins.X, twins.lengths), rtol=1e-8, err_msg="the value ours adds")
+    assert_allclose(
+        ours[-1], twins.theirs.score(twins.X, twins.lengths), rtol=1e-8, err_msg="the value ours adds"
+    )
     twins.assert_same_parameters()
 
 

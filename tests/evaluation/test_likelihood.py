@@ -49,7 +49,9 @@ def test_ratio_error_is_what_drawing_again_would_vary() -> None:
 
 def test_equal_lengths_make_it_the_error_of_a_mean() -> None:
     y = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=f64)
-    assert ratio_error(y, torch.full((12,), 4)) == pytest.approx(float(y.std()) / math.sqrt(12) / 4, rel=1e-12)
+    assert ratio_error(y, torch.full((12,), 4)) == pytest.approx(
+        float(y.std()) / math.sqrt(12) / 4, rel=1e-12
+    )
 
 
 def test_one_sequence_has_no_error_to_show() -> None:
@@ -135,7 +137,11 @@ def test_bounds_stand_in_order_under_the_exact_value(name: str) -> None:
     model, sequences = linear_models()[name], data()
     truth = sum(log_prob(name, x) for x in sequences.x.split(LENGTHS))
     means, errors = [], []
-    for bound, S, kind in ((elbo, 20, "ELBO"), (iwae, 5, "importance bound, S = 5"), (iwae, 300, "importance bound, S = 300")):
+    for bound, S, kind in (
+        (elbo, 20, "ELBO"),
+        (iwae, 5, "importance bound, S = 5"),
+        (iwae, 300, "importance bound, S = 300"),
+    ):
         scores = [bound(model, sequences, torch.Generator().manual_seed(s), S) for s in range(30)]
         assert {s.kind for s in scores} == {kind}
         totals = np.array([s.total for s in scores])

@@ -52,7 +52,9 @@ def epochs(run: Run, n: int) -> list[float]:
     raise AssertionError
 
 
-@pytest.mark.parametrize(("model", "optimizer"), [*((m, "adam") for m in MODELS), *(("vae", o) for o in OPTIMIZERS)])
+@pytest.mark.parametrize(
+    ("model", "optimizer"), [*((m, "adam") for m in MODELS), *(("vae", o) for o in OPTIMIZERS)]
+)
 def test_resuming_equals_never_having_stopped(model: str, optimizer: str, tmp_path: Path) -> None:
     through = begin(model, optimizer, 0)
     expected = epochs(through, 4)

@@ -40,7 +40,9 @@ def prior(strength: float) -> gaussian.GaussianPrior:
 
 # One line a family: an emission with random parameters and a prior of a strength (0: none).
 FAMILIES: dict[str, Callable[[torch.Generator, float], emissions.Emission]] = {
-    "diagonal": lambda g, s: gaussian.DiagonalGaussian(2 * simplex(g, K, D), 0.5 + uniform(g, K, D), prior(s)),
+    "diagonal": lambda g, s: gaussian.DiagonalGaussian(
+        2 * simplex(g, K, D), 0.5 + uniform(g, K, D), prior(s)
+    ),
     "spherical": lambda g, s: gaussian.SphericalGaussian(2 * simplex(g, K, D), 0.5 + uniform(g, K), prior(s)),
     "full": lambda g, s: gaussian.FullGaussian(2 * simplex(g, K, D), covariances(g, K), prior(s)),
     "tied": lambda g, s: gaussian.TiedGaussian(2 * simplex(g, K, D), covariances(g), prior(s)),
@@ -147,7 +149,9 @@ def test_weight_2_is_a_duplicate_and_weight_0_is_absence(family: str) -> None:
     model = random_model(family, g, 0.3)
     weighted = data.replace(weights=torch.tensor([2.0, 1.0, 0.0, 1.0], dtype=torch.float64))
     written_out = data.subset([0, 0, 1, 3])
-    for a, b in zip(islice(em(copy.deepcopy(model), weighted), 6), islice(em(model, written_out), 6), strict=True):
+    for a, b in zip(
+        islice(em(copy.deepcopy(model), weighted), 6), islice(em(model, written_out), 6), strict=True
+    ):
         assert a == pytest.approx(b, rel=1e-11)
 
 
@@ -167,7 +171,9 @@ def test_the_order_and_the_names_of_sequences_and_states_mean_nothing(family: st
     other = data.subset([3, 1, 4, 0, 2])
     for a, b in zip(islice(em(model, data), 6), islice(em(shuffled, other), 6), strict=True):
         assert a == pytest.approx(b, rel=1e-11)
-    close(shuffled.transition.log_transition(), model.transition.log_transition()[p][:, p], rtol=1e-9, atol=1e-9)
+    close(
+        shuffled.transition.log_transition(), model.transition.log_transition()[p][:, p], rtol=1e-9, atol=1e-9
+    )
 
 
 def test_known_labels_turn_em_into_counting() -> None:

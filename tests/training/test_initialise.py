@@ -25,7 +25,9 @@ def blank(emission: emissions.Emission) -> HMM:
 
 
 EMISSIONS = {
-    "gaussian": gaussian.DiagonalGaussian(4 * torch.eye(K, 2, dtype=f64) - 1, torch.tensor([[0.5, 1], [1, 2], [2, 0.3]], dtype=f64)),
+    "gaussian": gaussian.DiagonalGaussian(
+        4 * torch.eye(K, 2, dtype=f64) - 1, torch.tensor([[0.5, 1], [1, 2], [2, 0.3]], dtype=f64)
+    ),
     "categorical": emissions.Categorical(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]], dtype=f64)),
     "bernoulli": emissions.Bernoulli(torch.tensor([[0.9, 0.2], [0.5, 0.5], [0.1, 0.7]], dtype=f64)),
     "poisson": emissions.Poisson(torch.tensor([[1.0, 8.0], [4.0, 4.0], [9.0, 0.5]], dtype=f64)),
@@ -71,7 +73,10 @@ def test_weights_of_sequences_weigh() -> None:
     x = [[[0.0], [1.0]], [[4.0], [6.0]]]
     one = torch.ones(4, 1, dtype=f64)
     models = []
-    for data, r in ((Sequences.from_any(x, weights=[3, 1]), one), (Sequences.from_any([x[0]] * 3 + [x[1]]), one[:1].expand(8, 1))):
+    for data, r in (
+        (Sequences.from_any(x, weights=[3, 1]), one),
+        (Sequences.from_any([x[0]] * 3 + [x[1]]), one[:1].expand(8, 1)),
+    ):
         model = HMM(Stationary(torch.ones(1, dtype=f64), torch.ones(1, 1, dtype=f64)),
                     gaussian.DiagonalGaussian(torch.zeros(1, 1, dtype=f64), torch.ones(1, 1, dtype=f64)))  # fmt: skip
         start(model, data, r)
@@ -85,7 +90,9 @@ def test_cluster_finds_the_groups_whatever_the_scale_and_what_is_missing() -> No
     label = torch.randint(K, (300,), generator=g)
     centres = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
     x = centres[label] + torch.randn(300, 2, generator=g)
-    r = cluster(Sequences.from_any((x * torch.tensor([1.0, 1e4])).numpy()), K, torch.Generator().manual_seed(0))
+    r = cluster(
+        Sequences.from_any((x * torch.tensor([1.0, 1e4])).numpy()), K, torch.Generator().manual_seed(0)
+    )
     assert r.shape == (300, K)
     assert (r.sum(1) == 1).all()
     assert ((r == 0) | (r == 1)).all()
@@ -123,7 +130,10 @@ def test_random_responsibilities_are_uniform_on_the_simplex() -> None:
 def test_adopt_copies_the_hmm(covariance: str) -> None:
     g = torch.Generator().manual_seed(0)
     mean = torch.randn(K, 2, generator=g, dtype=f64)
-    full = torch.tensor([[[2.0, 0.5], [0.5, 1.0]]], dtype=f64) * torch.tensor([1.0, 2.0, 3.0], dtype=f64)[:, None, None]
+    full = (
+        torch.tensor([[[2.0, 0.5], [0.5, 1.0]]], dtype=f64)
+        * torch.tensor([1.0, 2.0, 3.0], dtype=f64)[:, None, None]
+    )
     emission = {
         "diag": lambda: gaussian.DiagonalGaussian(mean, full.diagonal(dim1=1, dim2=2)),
         "full": lambda: gaussian.FullGaussian(mean, full),
@@ -131,7 +141,9 @@ def test_adopt_copies_the_hmm(covariance: str) -> None:
         "spherical": lambda: gaussian.SphericalGaussian(mean, full[:, 0, 0]),
     }[covariance]()
     hmm = HMM(Stationary(STARTPROB, TRANSMAT), emission)
-    model = VAEHMM(AEVB(4, 2, Gaussian()).double(), sticky(K), torch.zeros(K, 2, dtype=f64), torch.ones(K, 2, dtype=f64))
+    model = VAEHMM(
+        AEVB(4, 2, Gaussian()).double(), sticky(K), torch.zeros(K, 2, dtype=f64), torch.ones(K, 2, dtype=f64)
+    )
     adopt(model, hmm)
     close(model.transition.log_initial().exp(), STARTPROB)
     close(model.transition.log_transition().exp(), TRANSMAT)
@@ -145,7 +157,12 @@ def test_adopt_copies_the_hmm(covariance: str) -> None:
 
 
 def test_adopt_keeps_the_stickiness_of_the_prior() -> None:
-    model = VAEHMM(AEVB(4, 2, Gaussian()).double(), sticky(K, 7.0), torch.zeros(K, 2, dtype=f64), torch.ones(K, 2, dtype=f64))
+    model = VAEHMM(
+        AEVB(4, 2, Gaussian()).double(),
+        sticky(K, 7.0),
+        torch.zeros(K, 2, dtype=f64),
+        torch.ones(K, 2, dtype=f64),
+    )
     emission = gaussian.DiagonalGaussian(torch.zeros(K, 2, dtype=f64), torch.ones(K, 2, dtype=f64))
     adopt(model, HMM(Stationary(STARTPROB, TRANSMAT), emission))
     close(model.log_parameter_prior(), 7 * TRANSMAT.diagonal().log().sum())

@@ -22,7 +22,9 @@ f64 = torch.float64
 
 
 def hmm(prior: float = 2.0) -> HMM:
-    chain = Stationary(torch.tensor([0.6, 0.4], dtype=f64), torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=f64), prior, prior)
+    chain = Stationary(
+        torch.tensor([0.6, 0.4], dtype=f64), torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=f64), prior, prior
+    )
     return HMM(chain, emissions.Poisson(torch.tensor([[1.0], [6.0]], dtype=f64), prior, prior - 1))
 
 
@@ -137,7 +139,13 @@ def test_beta_is_asked_at_every_update_and_weighs_the_kl_alone() -> None:
         return estimator_b(model)(data.batch(), beta, torch.Generator().manual_seed(3))
 
     steps = ascend(
-        model, data, optimizer, batch_size=6, generator=torch.Generator(), beta=betas.__getitem__, objective=objective
+        model,
+        data,
+        optimizer,
+        batch_size=6,
+        generator=torch.Generator(),
+        beta=betas.__getitem__,
+        objective=objective,
     )
     for beta, step in zip(betas, steps, strict=False):
         assert step.beta == beta
