@@ -111,9 +111,10 @@ class ClassicalHMM(StateEstimator):
         uniform = torch.full((K,), 1 / K, dtype=self.dtype)
         model = HMM(Stationary(uniform, uniform.expand(K, K).clone()), emission)
         if fresh:
-            use_clusters = self.clustered and restart % 4 != 3  # every fourth start is a random one
+            # starts differ in kind: clusters and counted moves, clusters that last, then chance
+            use_clusters = self.clustered and restart % 4 != 3
             responsibilities = (cluster if use_clusters else randomly)(data, K, generator)
-            start(model, data, responsibilities)
+            start(model, data, responsibilities, stay=None if restart % 2 == 0 else 0.95)
         if fresh != set(own.values()):
             kept = {a: getattr(self, a) for a, letter in own.items() if letter not in fresh}
             self.absorb(model.emission, "".join(fresh))

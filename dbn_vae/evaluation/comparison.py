@@ -88,7 +88,7 @@ class Peer:
         frames, sizes = stacked(X, lengths)
         ends = np.cumsum(sizes)
         values = [self.model.score(frames[e - n : e]) for e, n in zip(ends, sizes, strict=True)]
-        return Score(torch.tensor(values), torch.as_tensor(sizes), "exact")
+        return Score(torch.tensor(values, dtype=torch.float64), torch.as_tensor(sizes), "exact")
 
     def n_parameters(self) -> int:
         return int(sum(self.model._get_n_fit_scalars_per_param().values()))

@@ -57,7 +57,10 @@ def exact(model: Model, data: Sequences) -> Score:
 
 
 def elbo(model: LatentModel, data: Sequences, generator: torch.Generator, n_samples: int = 10) -> Score:
-    values, error = evaluate(data, lambda batch: model.elbo(batch, n_samples, generator).elbo, repeats=2)
+    """The evidence lower bound, the mean of two runs with S samples each."""
+    values, error = evaluate(
+        data, lambda batch: model.elbo(batch, n_samples, generator).elbo, 2, MAX_VALUES // n_samples
+    )
     return Score(values, data.lengths, "ELBO", error)
 
 

@@ -49,11 +49,12 @@ def randomly(data: Sequences, n_components: int, generator: torch.Generator) -> 
 
 
 @torch.no_grad()
-def start(model: HMM, data: Sequences, responsibilities: Tensor) -> None:
+def start(model: HMM, data: Sequences, responsibilities: Tensor, stay: float | None = None) -> None:
     """One M-step from responsibilities (N, K); moves are counted between neighbouring frames.
 
     One pseudo-count is spread over every row of moves and over the first states, so that nothing starts
-    impossible but what the model itself forbids.
+    impossible but what the model itself forbids.  Where one frame says little of its state the counts are
+    those of noise; `stay` sets the probability of staying instead, and lets EM look for states that last.
     """
     assert isinstance(model.emission, ClosedForm)
     K = model.n_components
@@ -62,6 +63,9 @@ def start(model: HMM, data: Sequences, responsibilities: Tensor) -> None:
     first = torch.zeros(data.n_frames, dtype=torch.bool)
     first[data.starts] = True
     pairs = responsibilities[:-1].T @ (weighted[1:] * ~first[1:, None])
+    if stay is not None and K > 1:
+        identity = torch.eye(K).to(pairs)
+        pairs = data.n_frames * (stay * identity + (1 - stay) / (K - 1) * (1 - identity))
     model.transition.maximize(weighted[first].sum(0) + 1 / K, pairs + 1 / K)
 
 

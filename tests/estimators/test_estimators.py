@@ -782,7 +782,7 @@ def test_a_static_vae_with_a_linear_decoder_is_a_gaussian(missing: bool) -> None
         X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
     exact = gaussian.evaluate(X, np.ones(N, int)).per_sequence.numpy()
     found = model.evaluate(X, LENGTHS, n_samples=3000).per_sequence.numpy()
-    assert_allclose(found, exact, atol=0.1)  # frame by frame: to this model each is a sequence
+    assert_allclose(found, exact, atol=0.25)  # frame by frame: to this model each is a sequence
     assert model.evaluate(X, LENGTHS, method="elbo", n_samples=100).total < exact.sum()
 
 
