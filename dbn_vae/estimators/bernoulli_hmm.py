@@ -1,5 +1,6 @@
 """Bernoulli emissions: several yes-or-no features a step."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
 
+@dataclass(eq=False, repr=False)
 class BernoulliHMM(ClassicalHMM):
     """Yes or no in every feature, independent given the state.
 
@@ -24,36 +26,20 @@ class BernoulliHMM(ClassicalHMM):
     letters: ClassVar = {"e": "emissionprob_"}
     parts: ClassVar = {"e": "probs"}
 
-    def __init__(
-        self,
-        n_components: int = 1,
-        startprob_prior: Any = 1.0,
-        transmat_prior: Any = 1.0,
-        emissionprob_prior: float = 1.0,
-        algorithm: str = "viterbi",
-        random_state: Any = None,
-        n_iter: int = 10,
-        tol: float = 1e-2,
-        verbose: bool = False,
-        params: str = "ste",
-        init_params: str = "ste",
-        implementation: str = "log",
-        *,
-        n_init: int = 4,
-    ) -> None:
-        self.n_components = n_components
-        self.startprob_prior = startprob_prior
-        self.transmat_prior = transmat_prior
-        self.emissionprob_prior = emissionprob_prior
-        self.algorithm = algorithm
-        self.random_state = random_state
-        self.n_iter = n_iter
-        self.tol = tol
-        self.verbose = verbose
-        self.params = params
-        self.init_params = init_params
-        self.implementation = implementation
-        self.n_init = n_init
+    n_components: int = 1
+    startprob_prior: Any = 1.0
+    transmat_prior: Any = 1.0
+    emissionprob_prior: float = 1.0
+    algorithm: str = "viterbi"
+    random_state: Any = None
+    n_iter: int = 10
+    tol: float = 1e-2
+    verbose: bool = False
+    params: str = "ste"
+    init_params: str = "ste"
+    implementation: str = "log"
+    _: KW_ONLY
+    n_init: int = 4
 
     def emission(self) -> Bernoulli:
         probs = np.asarray(self.emissionprob_, dtype=np.float64)

@@ -11,6 +11,7 @@ numbers stand beside a classical model's.
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -36,6 +37,7 @@ class Curve(NamedTuple):
     validation: float  # bound per frame
 
 
+@dataclass(eq=False, repr=False)
 class DeepEstimator(SequenceEstimator):
     """A trained LatentModel behind the verbs.
 
@@ -57,20 +59,26 @@ class DeepEstimator(SequenceEstimator):
 
     dtype: ClassVar[torch.dtype] = torch.float32
 
-    n_latent: int
-    likelihood: str
-    hidden: tuple[int, ...]
-    n_updates: int
-    n_pretrain: int
-    warm_up: int
-    batch_size: int
-    learning_rate: float
-    max_length: int | None
-    validation: float
-    standardize: bool
-    n_samples: int
-    device: str
-    verbose: bool
+    _: KW_ONLY
+    likelihood: str = "gaussian"
+    hidden: tuple[int, ...] = (64,)
+    n_updates: int = 1000
+    n_pretrain: int = 500
+    warm_up: int = 300
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    max_length: int | None = 100
+    validation: float = 0.15
+    standardize: bool = True
+    n_samples: int = 100
+    random_state: Any = None
+    device: str = "auto"
+    verbose: bool = False
+
+    @property
+    @abstractmethod
+    def n_latent(self) -> int:
+        """Z; a model's first or second argument."""
 
     @abstractmethod
     def build(self, core: AEVB) -> LatentModel:

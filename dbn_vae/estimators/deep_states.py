@@ -1,5 +1,6 @@
 """Deep models with a discrete state at every step: decode and filter as a classical HMM does."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.models.vae_hmm import VAEHMM
 
 
+@dataclass(eq=False, repr=False)
 class DeepStateEstimator(DeepEstimator, StateEstimator):
     """States follow from the fitted module's chain; decode reports log q(states | x)."""
 
-    module_: VAEHMM | SwitchingDMM
+    module_: VAEHMM | SwitchingDMM = field(init=False)
 
     @property
     def startprob_(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The deep Markov model under scikit-learn's verbs."""
 
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
     raise ValueError(f"posterior={name!r}; it is 'product', 'filtering', 'per-step' or 'st-r'")
 
 
+@dataclass(eq=False, repr=False)
 class DeepMarkovModel(DeepEstimator):
     """A continuous latent that moves by a learned transition (Krishnan, Shalit and Sontag 2017).
 
@@ -51,48 +53,13 @@ class DeepMarkovModel(DeepEstimator):
     Attributes: module_ (models.DMM), history_.
     """
 
-    module_: DMM
+    module_: DMM = field(init=False)
 
-    def __init__(
-        self,
-        n_latent: int = 4,
-        *,
-        transition: str = "gated",
-        posterior: str = "product",
-        n_hidden: int = 32,
-        likelihood: str = "gaussian",
-        hidden: tuple[int, ...] = (64,),
-        n_updates: int = 1000,
-        n_pretrain: int = 500,
-        warm_up: int = 300,
-        batch_size: int = 16,
-        learning_rate: float = 3e-3,
-        max_length: int | None = 100,
-        validation: float = 0.15,
-        standardize: bool = True,
-        n_samples: int = 100,
-        random_state: Any = None,
-        device: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        self.n_latent = n_latent
-        self.transition = transition
-        self.posterior = posterior
-        self.n_hidden = n_hidden
-        self.likelihood = likelihood
-        self.hidden = hidden
-        self.n_updates = n_updates
-        self.n_pretrain = n_pretrain
-        self.warm_up = warm_up
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.max_length = max_length
-        self.validation = validation
-        self.standardize = standardize
-        self.n_samples = n_samples
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    n_latent: int = 4
+    _: KW_ONLY
+    transition: str = "gated"
+    posterior: str = "product"
+    n_hidden: int = 32
 
     @property
     def n_states(self) -> int:

@@ -1,5 +1,6 @@
 """Gaussian emissions under hmmlearn's name."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ COVARIANCES: dict[str, type[Gaussian]] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class GaussianHMM(ClassicalHMM):
     """Gaussian emissions; hmmlearn's GaussianHMM with missing data, restarts and an enforced floor.
 
@@ -54,46 +56,25 @@ class GaussianHMM(ClassicalHMM):
     letters: ClassVar = {"m": "means_", "c": "_covars_"}
     parts: ClassVar = {"m": "mean", "c": "covariance"}
 
-    def __init__(
-        self,
-        n_components: int = 1,
-        covariance_type: str = "diag",
-        min_covar: float = 1e-3,
-        startprob_prior: Any = 1.0,
-        transmat_prior: Any = 1.0,
-        means_prior: Any = 0,
-        means_weight: Any = 0,
-        covars_prior: Any = 1e-2,
-        covars_weight: float = 1,
-        algorithm: str = "viterbi",
-        random_state: Any = None,
-        n_iter: int = 10,
-        tol: float = 1e-2,
-        verbose: bool = False,
-        params: str = "stmc",
-        init_params: str = "stmc",
-        implementation: str = "log",
-        *,
-        n_init: int = 4,
-    ) -> None:
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.min_covar = min_covar
-        self.startprob_prior = startprob_prior
-        self.transmat_prior = transmat_prior
-        self.means_prior = means_prior
-        self.means_weight = means_weight
-        self.covars_prior = covars_prior
-        self.covars_weight = covars_weight
-        self.algorithm = algorithm
-        self.random_state = random_state
-        self.n_iter = n_iter
-        self.tol = tol
-        self.verbose = verbose
-        self.params = params
-        self.init_params = init_params
-        self.implementation = implementation
-        self.n_init = n_init
+    n_components: int = 1
+    covariance_type: str = "diag"
+    min_covar: float = 1e-3
+    startprob_prior: Any = 1.0
+    transmat_prior: Any = 1.0
+    means_prior: Any = 0
+    means_weight: Any = 0
+    covars_prior: Any = 1e-2
+    covars_weight: float = 1
+    algorithm: str = "viterbi"
+    random_state: Any = None
+    n_iter: int = 10
+    tol: float = 1e-2
+    verbose: bool = False
+    params: str = "stmc"
+    init_params: str = "stmc"
+    implementation: str = "log"
+    _: KW_ONLY
+    n_init: int = 4
 
     def emission(self) -> Gaussian:
         mean = torch.as_tensor(np.asarray(self.means_), dtype=self.dtype)

@@ -1,5 +1,6 @@
 """Poisson emissions under hmmlearn's name."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
 
+@dataclass(eq=False, repr=False)
 class PoissonHMM(ClassicalHMM):
     """Counts, one rate a state and feature; hmmlearn's PoissonHMM.
 
@@ -25,38 +27,21 @@ class PoissonHMM(ClassicalHMM):
     letters: ClassVar = {"l": "lambdas_"}
     parts: ClassVar = {"l": "rates"}
 
-    def __init__(
-        self,
-        n_components: int = 1,
-        startprob_prior: Any = 1.0,
-        transmat_prior: Any = 1.0,
-        lambdas_prior: Any = 0.0,
-        lambdas_weight: Any = 0.0,
-        algorithm: str = "viterbi",
-        random_state: Any = None,
-        n_iter: int = 10,
-        tol: float = 1e-2,
-        verbose: bool = False,
-        params: str = "stl",
-        init_params: str = "stl",
-        implementation: str = "log",
-        *,
-        n_init: int = 4,
-    ) -> None:
-        self.n_components = n_components
-        self.startprob_prior = startprob_prior
-        self.transmat_prior = transmat_prior
-        self.lambdas_prior = lambdas_prior
-        self.lambdas_weight = lambdas_weight
-        self.algorithm = algorithm
-        self.random_state = random_state
-        self.n_iter = n_iter
-        self.tol = tol
-        self.verbose = verbose
-        self.params = params
-        self.init_params = init_params
-        self.implementation = implementation
-        self.n_init = n_init
+    n_components: int = 1
+    startprob_prior: Any = 1.0
+    transmat_prior: Any = 1.0
+    lambdas_prior: Any = 0.0
+    lambdas_weight: Any = 0.0
+    algorithm: str = "viterbi"
+    random_state: Any = None
+    n_iter: int = 10
+    tol: float = 1e-2
+    verbose: bool = False
+    params: str = "stl"
+    init_params: str = "stl"
+    implementation: str = "log"
+    _: KW_ONLY
+    n_init: int = 4
 
     def emission(self) -> Poisson:
         rates = np.asarray(self.lambdas_, dtype=np.float64)

@@ -1,5 +1,6 @@
 """The static auto-encoder under scikit-learn's verbs."""
 
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from dbn_vae.sequences import Sequences
 from dbn_vae.training.sgvb import Objective, estimator_a, estimator_b
 
 
+@dataclass(eq=False, repr=False)
 class VAE(DeepEstimator):
     """Frames are independent: p(z) = N(0, I), p(x | z) from a network (Kingma and Welling 2014).
 
@@ -26,44 +28,18 @@ class VAE(DeepEstimator):
 
     independent_frames: ClassVar = True
 
-    module_: StaticVAE
+    module_: StaticVAE = field(init=False)
 
-    def __init__(
-        self,
-        n_latent: int = 8,
-        *,
-        estimator: str = "B",
-        likelihood: str = "gaussian",
-        hidden: tuple[int, ...] = (64,),
-        n_updates: int = 2000,
-        n_pretrain: int = 0,
-        warm_up: int = 0,
-        batch_size: int = 128,
-        learning_rate: float = 2e-3,
-        max_length: int | None = 1,
-        validation: float = 0.1,
-        standardize: bool = True,
-        n_samples: int = 100,
-        random_state: Any = None,
-        device: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        self.n_latent = n_latent
-        self.estimator = estimator
-        self.likelihood = likelihood
-        self.hidden = hidden
-        self.n_updates = n_updates
-        self.n_pretrain = n_pretrain
-        self.warm_up = warm_up
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.max_length = max_length
-        self.validation = validation
-        self.standardize = standardize
-        self.n_samples = n_samples
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    n_latent: int = 8
+    _: KW_ONLY
+    estimator: str = "B"
+    n_updates: int = 2000
+    n_pretrain: int = 0
+    warm_up: int = 0
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    max_length: int | None = 1
+    validation: float = 0.1
 
     @property
     def n_states(self) -> int:

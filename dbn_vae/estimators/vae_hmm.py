@@ -1,6 +1,6 @@
 """The VAE-HMM under hmmlearn's verbs."""
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from dbn_vae.training.initialise import adopt
 from dbn_vae.transitions.sticky import sticky
 
 
+@dataclass(eq=False, repr=False)
 class VAEHMM(DeepStateEstimator):
     """An auto-encoder at every step whose prior over z_t is a hidden Markov model with learned A.
 
@@ -30,50 +31,15 @@ class VAEHMM(DeepStateEstimator):
     Attributes: startprob_ (K,), transmat_ (K, K), module_ (models.VAEHMM), history_.
     """
 
-    module_: Model
+    module_: Model = field(init=False)
 
-    def __init__(
-        self,
-        n_components: int = 2,
-        n_latent: int = 4,
-        *,
-        stickiness: float = 10.0,
-        n_init: int = 4,
-        algorithm: str = "viterbi",
-        likelihood: str = "gaussian",
-        hidden: tuple[int, ...] = (64,),
-        n_updates: int = 1000,
-        n_pretrain: int = 500,
-        warm_up: int = 300,
-        batch_size: int = 16,
-        learning_rate: float = 3e-3,
-        max_length: int | None = 200,
-        validation: float = 0.15,
-        standardize: bool = True,
-        n_samples: int = 100,
-        random_state: Any = None,
-        device: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.n_latent = n_latent
-        self.stickiness = stickiness
-        self.n_init = n_init
-        self.algorithm = algorithm
-        self.likelihood = likelihood
-        self.hidden = hidden
-        self.n_updates = n_updates
-        self.n_pretrain = n_pretrain
-        self.warm_up = warm_up
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.max_length = max_length
-        self.validation = validation
-        self.standardize = standardize
-        self.n_samples = n_samples
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    n_components: int = 2
+    n_latent: int = 4
+    _: KW_ONLY
+    stickiness: float = 10.0
+    n_init: int = 4
+    algorithm: str = "viterbi"
+    max_length: int | None = 200
 
     def build(self, core: AEVB) -> Model:
         K, Z = self.n_components, core.n_latent

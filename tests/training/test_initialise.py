@@ -85,6 +85,10 @@ def test_weights_of_sequences_weigh() -> None:
     close(models[0].emission.variance(), models[1].emission.variance())
 
 
+def one_hot(responsibilities: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.one_hot(responsibilities.argmax(1), K).double()
+
+
 def test_cluster_finds_the_groups_whatever_the_scale_and_what_is_missing() -> None:
     g = torch.Generator().manual_seed(1)
     label = torch.randint(K, (300,), generator=g)
@@ -94,16 +98,17 @@ def test_cluster_finds_the_groups_whatever_the_scale_and_what_is_missing() -> No
         Sequences.from_any((x * torch.tensor([1.0, 1e4])).numpy()), K, torch.Generator().manual_seed(0)
     )
     assert r.shape == (300, K)
-    assert (r.sum(1) == 1).all()
-    assert ((r == 0) | (r == 1)).all()
-    table = torch.nn.functional.one_hot(label, K).double().T @ r
+    torch.testing.assert_close(r.sum(1), torch.ones(300, dtype=f64))
+    torch.testing.assert_close(r.max(1).values, torch.full((300,), 0.9 + 0.1 / K, dtype=f64))
+    assert (r > 0).all(), "nothing starts impossible"
+    table = torch.nn.functional.one_hot(label, K).double().T @ one_hot(r)
     assert (table.max(1).values.sum() / 300) > 0.98
     assert sorted(table.argmax(1).tolist()) == [0, 1, 2]
     missing = x.clone()
     missing[::7, 0] = torch.nan
     again = cluster(Sequences.from_any(missing.numpy()), K, torch.Generator().manual_seed(0))
     complete = (torch.arange(300) % 7 != 0).nonzero().flatten()
-    table = torch.nn.functional.one_hot(label[complete], K).double().T @ again[complete]
+    table = torch.nn.functional.one_hot(label[complete], K).double().T @ one_hot(again[complete])
     assert (table.max(1).values.sum() / len(complete)) > 0.95
 
 
@@ -173,3 +178,20 @@ def test_adopt_needs_gaussians() -> None:
     poisson = HMM(Stationary(STARTPROB, TRANSMAT), EMISSIONS["poisson"])
     with pytest.raises(TypeError, match="Gaussian HMM"):
         adopt(model, poisson)
+
+
+@pytest.mark.parametrize("stay", [0.6, 0.95])
+def test_stay_sets_the_moves_and_leaves_the_rest(stay: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    data = Sequences.from_any(torch.randn(2000, 1, generator=g).numpy())
+    r = randomly(data, K, g)
+    models = [
+        blank(gaussian.DiagonalGaussian(torch.zeros(K, 1, dtype=f64), torch.ones(K, 1, dtype=f64)))
+        for _ in range(2)
+    ]
+    start(models[0], data, r)
+    start(models[1], data, r, stay=stay)
+    expected = stay * torch.eye(K, dtype=f64) + (1 - stay) / (K - 1) * (1 - torch.eye(K, dtype=f64))
+    close(models[1].transition.log_transition().exp(), expected, atol=1e-3, rtol=0)
+    close(models[1].transition.log_initial(), models[0].transition.log_initial())
+    close(models[1].emission.mean, models[0].emission.mean)
