@@ -101,7 +101,7 @@ def test_the_demo_leaves_a_report_tables_and_models(
     assert states["state"].isin([0, 1]).all()
     assert (states["p0"] + states["p1"]).round(6).eq(1).all()
     comparison = pd.read_csv(out / "comparison.csv")
-    assert comparison["per frame"].is_monotonic_decreasing
+    assert comparison["per frame"].round(9).is_monotonic_decreasing  # ties keep the order given
     models = sorted((out / "models").iterdir() if (out / "models").is_dir() else out.glob("*.dbn"))
     ours = ~comparison["model"].str.startswith("hmmlearn")
     assert len(models) == ours.sum()

@@ -16,10 +16,10 @@ from dbn_vae.emissions.base import Emission
 from dbn_vae.estimators.base import StateEstimator, require_at_least
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.evaluation.likelihood import Score, exact
-from dbn_vae.models.hmm import HMM, sample_states
+from dbn_vae.models.hmm import HMM, require_labels, sample_states
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.em import em
-from dbn_vae.training.initialise import cluster, randomly, start
+from dbn_vae.training.initialise import cluster, named_by, randomly, start
 from dbn_vae.transitions.stationary import Stationary
 
 
@@ -114,6 +114,9 @@ class ClassicalHMM(StateEstimator):
             # starts differ in kind: clusters and counted moves, clusters that last, then chance
             use_clusters = self.clustered and restart % 4 != 3
             responsibilities = (cluster if use_clusters else randomly)(data, K, generator)
+            if data.labels is not None:
+                require_labels(data.labels, K)
+                responsibilities = named_by(data.labels, responsibilities)
             start(model, data, responsibilities, stay=None if restart % 2 == 0 else 0.95)
         if fresh != set(own.values()):
             kept = {a: getattr(self, a) for a, letter in own.items() if letter not in fresh}

@@ -74,11 +74,16 @@ def labelled(log_emission: Tensor, batch: Batch) -> Tensor:
     if batch.labels is None:
         return log_emission
     K = log_emission.shape[-1]
-    if int(batch.labels.max()) >= K:
-        raise ValueError(f"labels name state {int(batch.labels.max())}, but n_components is {K}")
+    require_labels(batch.labels, K)
     known = batch.labels >= 0
     other = F.one_hot(batch.labels.clamp_min(0), K) == 0
     return log_emission.masked_fill(known[..., None] & other, -math.inf)
+
+
+def require_labels(labels: Tensor, n_components: int) -> None:
+    """Raise ValueError for a label that names no state."""
+    if int(labels.max()) >= n_components:
+        raise ValueError(f"labels name state {int(labels.max())}, but n_components is {n_components}")
 
 
 def sample_states(

@@ -48,6 +48,19 @@ def randomly(data: Sequences, n_components: int, generator: torch.Generator) -> 
     return (weights / weights.sum(1, keepdim=True)).to(data.x)
 
 
+def named_by(labels: Tensor, responsibilities: Tensor) -> Tensor:
+    """Responsibilities (N, K) with the groups named as the known labels (N,) name them, and those frames certain."""
+    from scipy.optimize import linear_sum_assignment
+
+    known = labels >= 0
+    certain = torch.nn.functional.one_hot(labels[known], responsibilities.shape[1]).to(responsibilities)
+    overlap = certain.T @ responsibilities[known]  # (label, group)
+    _, group = linear_sum_assignment(-overlap.cpu().numpy())
+    renamed = responsibilities[:, torch.as_tensor(group, device=labels.device)].clone()
+    renamed[known] = certain
+    return renamed
+
+
 @torch.no_grad()
 def start(model: HMM, data: Sequences, responsibilities: Tensor, stay: float | None = None) -> None:
     """One M-step from responsibilities (N, K); moves are counted between neighbouring frames.
