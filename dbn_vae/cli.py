@@ -3,11 +3,21 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+from dbn_vae import __version__
+
+JOBS = {
+    "demo": ("dbn_vae.jobs.demo", "fit, compare, decode and report a real series that ships with matplotlib"),
+    "vae": ("dbn_vae.jobs.static_vae", "train the static auto-encoder on digits or MNIST"),
+    "doctor": ("dbn_vae.jobs.doctor", "say what is installed and which inference backend runs"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns its exit status, 130 after Ctrl-C, 2 for wrong arguments or data."""
-    arguments = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser(given).parse_args(given)
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
@@ -18,21 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def parser() -> argparse.ArgumentParser:
-    from dbn_vae import __version__
-
+def parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the job that was asked for is imported, since torch takes seconds."""
     top = argparse.ArgumentParser(prog="dbn-vae", description="Sequences with hidden state.")
     top.add_argument("--version", action="version", version=f"dbn-vae {__version__}")
     jobs = top.add_subparsers(metavar="JOB", required=True)
-
-    from dbn_vae.jobs import demo, doctor, static_vae
-
-    for name, job, line in (
-        ("demo", demo, "fit, compare, decode and report a real series that ships with matplotlib"),
-        ("vae", static_vae, "train the static auto-encoder on digits or MNIST"),
-        ("doctor", doctor, "say what is installed and which inference backend runs"),
-    ):
+    for name, (home, line) in JOBS.items():
         sub = jobs.add_parser(name, help=line, description=line)
-        job.add_arguments(sub)
-        sub.set_defaults(run=job.run)
+        if name in given:
+            job = import_module(home)
+            job.add_arguments(sub)
+            sub.set_defaults(run=job.run)
     return top

@@ -31,6 +31,7 @@ class SequenceEstimator(BaseEstimator, ABC):
     """What all estimators share: data in, scores out, files."""
 
     dtype: ClassVar[torch.dtype] = torch.float64
+    frames_at_once: ClassVar[int] = 2**18  # padded frames of a batch when the model is asked
     independent_frames: ClassVar[bool] = False  # one stack of frames is as many sequences
     random_state: Any
 
@@ -196,7 +197,7 @@ class StateEstimator(SequenceEstimator):
         model = self.state_model()
         out = torch.zeros(data.n_frames, width, dtype=torch.float64)
         with torch.no_grad():
-            for batch in data.batches():
+            for batch in data.batches(self.frames_at_once):
                 chain = model.chain(batch)
                 require_possible(inference.filter(chain).log_z, batch.which)
                 data.unbatch(batch, ask(chain).cpu(), out)

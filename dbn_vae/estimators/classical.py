@@ -64,9 +64,13 @@ class ClassicalHMM(StateEstimator):
         On Ctrl-C the best parameters so far are kept before the interrupt goes on.
         """
         require_at_least(1, n_components=self.n_components, n_init=self.n_init)
+        known = set("st" + "".join(self.letters))
+        for name, given in (("params", self.params), ("init_params", self.init_params)):
+            if not set(given) <= known:
+                raise ValueError(f"{name}={given!r}; its letters are among {''.join(sorted(known))!r}")
         data = self.read(X, lengths, labels=labels, weights=sample_weight)
         generator = self.generator()
-        fixed = not set(self.init_params) & set("st" + "".join(self.letters))
+        fixed = not self.init_params  # nothing is started afresh: every start would be the same
         best: HMM | None = None
         highest = -np.inf
         self.restart_scores_: list[float] = []

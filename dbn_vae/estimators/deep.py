@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dbn_vae.aevb import AEVB
-from dbn_vae.estimators.base import SequenceEstimator
+from dbn_vae.estimators.base import SequenceEstimator, require_at_least
 from dbn_vae.evaluation.likelihood import Score, elbo, iwae
 from dbn_vae.likelihoods import Likelihood, named
 from dbn_vae.models.base import LatentModel
@@ -58,6 +58,7 @@ class DeepEstimator(SequenceEstimator):
     """
 
     dtype: ClassVar[torch.dtype] = torch.float32
+    frames_at_once: ClassVar[int] = 2**14
 
     _: KW_ONLY
     likelihood: str = "gaussian"
@@ -97,6 +98,12 @@ class DeepEstimator(SequenceEstimator):
 
         On Ctrl-C the best parameters so far are kept before the interrupt goes on.
         """
+        require_at_least(1, n_latent=self.n_latent, batch_size=self.batch_size, n_samples=self.n_samples)
+        require_at_least(0, n_updates=self.n_updates, n_pretrain=self.n_pretrain, warm_up=self.warm_up)
+        if not 0 <= self.validation < 1:
+            raise ValueError(
+                f"validation={self.validation}; it is a share of the sequences, from 0 to under 1"
+            )
         generator = self.generator()
         data = self.read(X, lengths, labels=labels, weights=sample_weight)
         self.size_up(data)
@@ -278,7 +285,7 @@ class DeepEstimator(SequenceEstimator):
         data = self.prepared(self.sequences(X, lengths))
         out = torch.zeros(data.n_frames, width)
         with torch.no_grad():
-            for batch in data.batches(2**14):
+            for batch in data.batches(self.frames_at_once):
                 data.unbatch(batch, ask(batch).cpu(), out)
         return out.numpy()
 

@@ -39,7 +39,7 @@ class Split(NamedTuple):
 def hold_out(X: Any, lengths: Any = None, *, block: int = 50, every: int = 3) -> Split:
     """Cut sequences into blocks of about `block` frames and hold out each `every`-th; neighbours stay together.
 
-    Sequences shorter than two blocks are held out whole.  Raises ValueError when nothing would be left.
+    Sequences shorter than one and a half blocks are one block.  Raises ValueError when nothing would be left.
     """
     from dbn_vae.sequences import flatten
 
@@ -52,7 +52,7 @@ def hold_out(X: Any, lengths: Any = None, *, block: int = 50, every: int = 3) ->
         bounds += list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
     if len(bounds) < every:
         raise ValueError(
-            f"only {len(bounds)} blocks of {block} frames: too few to hold out every {every}rd; "
+            f"only {len(bounds)} blocks of {block} frames: too few to hold out one in {every}; "
             "give a smaller block"
         )
     held = [i % every == every - 1 for i in range(len(bounds))]

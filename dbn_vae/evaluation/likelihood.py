@@ -15,6 +15,7 @@ from torch import Tensor
 from dbn_vae.models.base import LatentModel, Model
 from dbn_vae.sequences import Batch, Sequences
 
+REPEATS = 4  # runs from whose spread the Monte Carlo error is told
 MAX_VALUES = 2**18  # frames times samples evaluated at once: bounds the memory whatever S
 
 
@@ -57,17 +58,20 @@ def exact(model: Model, data: Sequences) -> Score:
 
 
 def elbo(model: LatentModel, data: Sequences, generator: torch.Generator, n_samples: int = 10) -> Score:
-    """The evidence lower bound, the mean of two runs with S samples each."""
+    """The evidence lower bound, the mean of REPEATS runs with S samples each."""
     values, error = evaluate(
-        data, lambda batch: model.elbo(batch, n_samples, generator).elbo, 2, MAX_VALUES // n_samples
+        data, lambda batch: model.elbo(batch, n_samples, generator).elbo, REPEATS, MAX_VALUES // n_samples
     )
     return Score(values, data.lengths, "ELBO", error)
 
 
 def iwae(model: LatentModel, data: Sequences, generator: torch.Generator, n_samples: int = 100) -> Score:
-    """The importance-weighted bound, the mean of two runs with S samples each."""
+    """The importance-weighted bound, the mean of REPEATS runs with S samples each."""
     values, error = evaluate(
-        data, lambda batch: model.importance_bound(batch, n_samples, generator), 2, MAX_VALUES // n_samples
+        data,
+        lambda batch: model.importance_bound(batch, n_samples, generator),
+        REPEATS,
+        MAX_VALUES // n_samples,
     )
     return Score(values, data.lengths, f"importance bound, S = {n_samples}", error)
 

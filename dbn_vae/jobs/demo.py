@@ -52,7 +52,7 @@ class Series(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-report"), help="folder to write")
     parser.add_argument("--states", type=int, nargs=2, default=(2, 6), metavar=("FROM", "TO"))
-    parser.add_argument("--updates", type=int, default=300, help="gradient steps of each deep model")
+    parser.add_argument("--updates", type=int, default=250, help="gradient steps of each deep model")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -113,7 +113,7 @@ def fit_all(series: Series, arguments: argparse.Namespace) -> tuple[list[Row], l
         pair, check = same_starts(K, split, seed)
         rows += pair
         checks.append(check)
-    deep: dict[str, Any] = {"n_updates": updates, "random_state": seed, "verbose": True, "n_samples": 200}
+    deep: dict[str, Any] = {"n_updates": updates, "random_state": seed, "verbose": True, "n_samples": 100}
     for K in range(first, last + 1):
         model = VAEHMM(K, 2, n_pretrain=updates, warm_up=updates // 2, **deep)
         rows.append(fitted(f"VAE-HMM, {K} states", model, split))

@@ -7,7 +7,7 @@
     q(z_t | s_t = k) = N(m_tk, S_tk),   S = (1/V_k + J_t)⁻¹,   m = S (μ_k / V_k + h_t),
     log c_t(k) = log ∫ N(z; μ_k, V_k) psi_t(z) dz = ½ Σ_d ( S g² − μ²/V − log(1 + V J) ),   g = μ/V + h,
 
-and q(s) is the chain (π, A, log c): states and latents inform each other, and decoding is deterministic.
+and q(s) is the chain (π, A, log c): states and latents inform each other.
 
 Training uses that the model *is* an HMM whose emission density is an integral, p(x_t | s_t = k) =
 ∫ N(z; μ_k, V_k) p(x_t | z) dz.  With importance samples z_tks ~ N(m_tk, S_tk) inside every emission,
@@ -21,6 +21,7 @@ the bound `elbo` (it has the best q(s) for its r_t(k)), and L_S tends to log p(x
 its elbo_sampled is the bound of Dong et al. (2020), its elbo replaces log N(z_t; μ_k, V_k) by −KL(q_t ‖ N(μ_k, V_k)).
 """
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -33,6 +34,7 @@ from dbn_vae.distributions import (
     draw,
     kl_normal,
     log_normal,
+    noise,
     normal,
     posterior,
     sample,
@@ -43,6 +45,8 @@ from dbn_vae.models.base import Generator, LatentModel, StateModel
 from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
+
+N_POINTS = 32  # of the integral over z when states are decoded
 
 
 class HMMPrior(StateModel, LatentModel):
@@ -108,7 +112,16 @@ class VAEHMM(HMMPrior):
         return 0.5 * (numerator / (1 + V * J) - torch.log1p(V * J)).sum(-1)
 
     def state_potential(self, batch: Batch) -> Tensor:
-        return self.log_evidence(self.core.evidence(batch.x, batch.observed))
+        """log p(x_t | s_t = k), estimated with the same few fixed points for every frame: deterministic.
+
+        log c_t(k) would be cheaper, but it is only as good as the encoder's evidence, and training ascends the
+        emissions, not the evidence.
+        """
+        q = self.responses(self.core.evidence(batch.x, batch.observed))
+        total = torch.full_like(q.mean[..., 0], -torch.inf)
+        for point in fixed_points(q.mean):  # one at a time: (B, T, K, D) is memory enough
+            total = torch.logaddexp(total, self.log_weight(batch, q, q.mean + q.scale * point, 1.0))
+        return total - math.log(N_POINTS)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Paths s by backward sampling, then z_t | s_t; q(z) = p(z) Π psi_t(z_t) / Z in closed form.
@@ -166,10 +179,21 @@ class VAEHMM(HMMPrior):
         """FWD over importance estimates of log p(x_t | s_t = k): (B,)."""
         q = self.responses(self.core.evidence(batch.x, batch.observed))
         z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)
+        potential = log_mean_exp(self.log_weight(batch, q, z, beta))
+        return inference.log_partition(self.chain_of(potential, batch))
+
+    def log_weight(self, batch: Batch, q: torch.distributions.Normal, z: Tensor, beta: float) -> Tensor:
+        """log p(x_t | z) − β log q(z | s_t = k) / N(z; μ_k, V_k): (..., B, T, K, Z) to (..., B, T, K)."""
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
         cost = log_normal(z, q) - log_normal(z, self.components())
-        log_weights = self.core.log_likelihood(x, observed, z) - beta * cost
-        return inference.log_partition(self.chain_of(log_mean_exp(log_weights), batch))
+        return self.core.log_likelihood(x, observed, z) - beta * cost
+
+
+def fixed_points(like: Tensor) -> Tensor:
+    """N_POINTS standard normal points in Z dimensions, in pairs z, −z, the same at every call: (N_POINTS, Z)."""
+    always = torch.Generator().manual_seed(0)
+    half = noise((N_POINTS // 2, like.shape[-1]), like, always)
+    return torch.cat([half, -half])
 
 
 class MeanFieldVAEHMM(HMMPrior):

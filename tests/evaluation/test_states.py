@@ -54,8 +54,7 @@ def test_hungarian_equals_brute_force(n_labels: int, n_states: int, seed: int) -
     # Every one-to-one map: deal the labels, and blanks (-2) for states without one, to the states.
     deck = list(range(n_labels)) + [-2] * n_states
     best = max(
-        np.mean(np.array(deal)[states] == labels)
-        for deal in set(itertools.permutations(deck, n_states))
+        np.mean(np.array(deal)[states] == labels) for deal in set(itertools.permutations(deck, n_states))
     )
     assert matched_accuracy(labels, states) == pytest.approx(best)
 
@@ -126,9 +125,7 @@ def path_with_changes(n: int, *changes: int) -> Any:
         ([], [], 2, 1.0),
     ],
 )
-def test_boundaries_by_hand(
-    true: list[int], found: list[int], tolerance: int, expected: float
-) -> None:
+def test_boundaries_by_hand(true: list[int], found: list[int], tolerance: int, expected: float) -> None:
     labels, states = path_with_changes(30, *true), path_with_changes(30, *found)
     assert boundary_f1(labels, states, tolerance=tolerance) == pytest.approx(expected)
 

@@ -23,6 +23,7 @@ from oracles import (
 )
 from torch import Tensor
 
+from dbn_vae import inference
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Evidence, log_normal, posterior
@@ -284,6 +285,23 @@ def test_the_vae_hmms_objective_is_log_p_at_the_truth_with_one_sample(name):
     close(model.objective(batch, generator=seeded()), log_p, **EXACT)
 
 
+@pytest.mark.parametrize("name", [name for name in AT_THE_TRUTH if "VAEHMM" in name])
+@torch.no_grad()
+def test_a_vae_hmm_decodes_by_its_emissions(name):
+    """log p(x_t | s_t = k) itself at the truth, and the nearest thing to it under evidence that is a little off."""
+    model, batch, log_p = AT_THE_TRUTH[name]()
+    potential = model.state_potential(batch)
+    close(inference.log_partition(model.chain(batch)), log_p, **EXACT)
+    model.core = linear_core(model.core.n_latent, doubt=0.7)
+    off = (model.state_potential(batch) - potential)[batch.mask].abs().max()
+    evidence = model.core.evidence(batch.x, batch.observed)
+    crude = model.log_evidence(evidence)
+    crude = crude - crude.mean(-1, keepdim=True) + potential.mean(-1, keepdim=True)  # evidence has no level
+    assert off < 0.3, f"an emission is off by {off:.3f} nats"
+    if model.n_components > 1:
+        assert off < (crude - potential)[batch.mask].abs().max(), "the encoder's evidence would have done"
+
+
 # A model elsewhere, and log p(x): q is wider than the posterior, so that weights have a variance
 
 
@@ -458,7 +476,7 @@ def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths():
     z, log_q = model.infer(batch, 6, seeded())
     evidence = model.core.evidence(batch.x, batch.observed)
     each = log_normal(z[..., None, :], model.responses(evidence))  # (S, B, T, K)
-    chain = model.chain(batch)
+    chain = model.chain_of(model.log_evidence(evidence), batch)
     for b, T in enumerate(batch.lengths.tolist()):
         every, score = log_joint(chain, b)
         given_path = each[:, b, torch.arange(T), every].sum(-1)  # (S, P)
