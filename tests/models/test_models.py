@@ -23,7 +23,6 @@ from oracles import (
 )
 from torch import Tensor
 
-from dbn_vae import inference
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Evidence, log_normal, posterior
