@@ -241,7 +241,7 @@ def held_out_table(
     axes.grid(axis="x", alpha=0.25)
     axes.set_ylabel("model")
     axes.set_xlabel(xlabel)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False, fontsize=8, ncols=3)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=3)
     return figure
 
 
