@@ -7,6 +7,7 @@ from torch.distributions import Distribution
 
 from dbn_vae.distributions import dirichlet_mode, log_dirichlet
 from dbn_vae.emissions.base import ClosedForm, Emission
+from dbn_vae.inference.potentials import Table
 from dbn_vae.likelihoods.base import require
 
 
@@ -32,10 +33,11 @@ class Categorical(Emission, ClosedForm):
     def distribution(self) -> Distribution:
         return TorchCategorical(probs=self.probs()[:, None], validate_args=False)
 
+    def potential(self, x: Tensor, observed: Tensor) -> Table:
+        return Table(x.squeeze(-1).long(), observed.squeeze(-1), self.logits.log_softmax(-1))
+
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        table = self.logits.log_softmax(-1)
-        value = table.T[x.squeeze(-1).long()]  # (..., K)
-        return torch.where(observed, value, 0.0)
+        return self.potential(x, observed).dense()
 
     def check(self, x: Tensor, observed: Tensor) -> None:
         if x.shape[-1] != 1:
@@ -46,8 +48,7 @@ class Categorical(Emission, ClosedForm):
 
     def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         """Expected counts of each symbol in each state: (K, V)."""
-        count = x.new_zeros(self.n_symbols, self.n_components)
-        return (count.index_add(0, x[:, 0].long(), weights * observed).T,)
+        return self.potential(x, observed).statistics(weights)
 
     @torch.no_grad()
     def maximize(self, *statistics: Tensor) -> None:
