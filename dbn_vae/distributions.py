@@ -120,6 +120,11 @@ def _(distribution: Categorical, generator: torch.Generator | None) -> Tensor:
     return flat.reshape(probs.shape[:-1]).to(probs.dtype)
 
 
+def log_normalized(logits: Tensor) -> Tensor:
+    """log softmax over the last dimension: torch's own wakes every thread, even for a handful of numbers."""
+    return logits - logits.logsumexp(-1, keepdim=True)
+
+
 def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:
     """Σ (α − 1) log p, the log-density of Dirichlet priors up to a constant: ().
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution
 
-from dbn_vae.distributions import dirichlet_mode, log_dirichlet
+from dbn_vae.distributions import dirichlet_mode, log_dirichlet, log_normalized
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.inference.potentials import Table
 from dbn_vae.likelihoods.base import require
@@ -28,13 +28,13 @@ class Categorical(Emission, ClosedForm):
         self.concentration = concentration
 
     def probs(self) -> Tensor:
-        return self.logits.softmax(-1)
+        return log_normalized(self.logits).exp()
 
     def distribution(self) -> Distribution:
         return TorchCategorical(probs=self.probs()[:, None], validate_args=False)
 
     def potential(self, x: Tensor, observed: Tensor) -> Table:
-        return Table(x.squeeze(-1).long(), observed.squeeze(-1), self.logits.log_softmax(-1))
+        return Table(x.squeeze(-1), observed.squeeze(-1), log_normalized(self.logits))
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         return self.potential(x, observed).dense()
@@ -42,6 +42,9 @@ class Categorical(Emission, ClosedForm):
     def check(self, x: Tensor, observed: Tensor) -> None:
         if x.shape[-1] != 1:
             raise ValueError(f"X has {x.shape[-1]} columns; categorical data has one column of symbols")
+        values = x.cpu().numpy()  # unobserved entries are 0
+        if values.size and 0 <= values.min() and values.max() < self.n_symbols and not (values % 1).any():
+            return
         symbol = (x >= 0) & (x < self.n_symbols) & (x == x.round())
         remedy = f"its symbols are 0 to {self.n_symbols - 1}; give n_features to allow for more"
         require(symbol | ~observed, x, "categorical", remedy)
@@ -57,7 +60,7 @@ class Categorical(Emission, ClosedForm):
             self.logits.copy_(dirichlet_mode(count, self.concentration, self.probs()).log())
 
     def log_prior(self) -> Tensor:
-        return log_dirichlet(self.logits.log_softmax(-1), self.concentration)
+        return log_dirichlet(log_normalized(self.logits), self.concentration)
 
     def n_free(self) -> int:
         zeros = int((self.probs() == 0).sum())

@@ -53,7 +53,7 @@ struct Problem {
     int64_t D;                          // quadratic: entries of a frame, otherwise 0
     const T *x, *mean, *log_scale;      // B × T × D, K × D
     int64_t V;                          // symbols: how many there are, otherwise 0
-    const int64_t* symbols;             // B × T
+    const T* symbols;                   // B × T, whole numbers
     const T* log_probs;                 // K × V
     const bool* observed;               // B × T × D or B × T; null: everything was
 
@@ -347,10 +347,10 @@ Job<T> job(const Tables& c, Verb verb) {
     } else if (p.form == Form::quadratic) {
         p.D = c.size, p.x = at<T>(c.data), p.mean = at<T>(c.parameter), p.log_scale = at<T>(c.log_scale);
     } else {
-        p.V = c.size, p.symbols = at<int64_t>(c.data), p.log_probs = at<T>(c.parameter);
+        p.V = c.size, p.symbols = at<T>(c.data), p.log_probs = at<T>(c.parameter);
         for (int64_t b = 0; b < p.B; ++b)
             for (int64_t i = b * p.T_; i < b * p.T_ + p.length(b); ++i)
-                if ((!p.observed || p.observed[i]) && (p.symbols[i] < 0 || p.symbols[i] >= p.V))
+                if ((!p.observed || p.observed[i]) && !(p.symbols[i] >= 0 && p.symbols[i] < p.V))
                     throw std::out_of_range("symbol " + std::to_string(p.symbols[i]) + " is not one of "
                                             + std::to_string(p.V));
     }

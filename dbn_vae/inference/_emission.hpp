@@ -54,7 +54,7 @@ Emissions prepare_emissions(const Problem<T>& p, Workspace& memory) {
 template <class T>
 inline int64_t symbol(const Problem<T>& p, int64_t b, int64_t t) {
     const int64_t at = b * p.T_ + t;
-    return t < p.length(b) && (!p.observed || p.observed[at]) ? p.symbols[at] : p.V;
+    return t < p.length(b) && (!p.observed || p.observed[at]) ? int64_t(p.symbols[at]) : p.V;
 }
 
 // x and m of n steps from t0 on; true if nothing is missing, in which case m is not written.

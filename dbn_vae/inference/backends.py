@@ -58,9 +58,13 @@ def choose(chain: Chain) -> str:
         return "reference"
     emission = chain.log_emission
     parts = (emission,) if isinstance(emission, Tensor) else emission
-    for x in (chain.log_initial, chain.log_transition, *parts):
-        if not x.is_cpu or (x.dtype != dtype and x.is_floating_point()):
-            return "reference"
+    parameters = parts if isinstance(emission, Tensor) else parts[-1:]
+    if not all(x.is_cpu for x in (chain.log_initial, chain.log_transition, *parts)):
+        return "reference"
+    if not all(x.dtype == dtype for x in (chain.log_transition, *parameters)):
+        return "reference"
+    if isinstance(emission, Quadratic) and not emission.x.dtype == emission.mean.dtype == dtype:
+        return "reference"
     if "cpu" not in available:
         notice()
         return "reference"

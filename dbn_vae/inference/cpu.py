@@ -78,6 +78,8 @@ def prepare(chain: Chain) -> tuple[_cpu.Tables, list[Tensor]]:
         initial.dtype == torch.float64, B, T, K, transition.dim() - 2,
         initial.data_ptr(), transition.data_ptr(), lengths.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
+    if isinstance(emission, Table):
+        emission = emission._replace(symbols=emission.symbols.to(initial.dtype))
     parts = (emission,) if isinstance(emission, Tensor) else emission
     alive = [part.contiguous() for part in parts]
     addresses = [part.data_ptr() for part in alive]

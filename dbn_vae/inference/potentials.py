@@ -54,7 +54,7 @@ class Quadratic(NamedTuple):
 class Table(NamedTuple):
     """Symbols 0..V−1."""
 
-    symbols: Tensor  # (...) int64
+    symbols: Tensor  # (...) whole numbers, of any type
     observed: Tensor  # (...) bool
     log_probs: Tensor  # (K, V)
 
@@ -67,13 +67,13 @@ class Table(NamedTuple):
 
     def dense(self) -> Tensor:
         """(..., K), in nats."""
-        return torch.where(self.observed[..., None], self.log_probs.T[self.symbols], 0.0)
+        return torch.where(self.observed[..., None], self.log_probs.T[self.symbols.long()], 0.0)
 
     def statistics(self, weights: Tensor) -> tuple[Tensor]:
         """Σ w [x = v] over observed symbols, with weights (..., K): (K, V)."""
         seen = (weights * self.observed[..., None]).flatten(0, -2)
         count = weights.new_zeros(self.log_probs.T.shape)
-        return (count.index_add(0, self.symbols.flatten(), seen).T,)
+        return (count.index_add(0, self.symbols.flatten().long(), seen).T,)
 
 
 Potential = Tensor | Quadratic | Table
