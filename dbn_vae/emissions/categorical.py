@@ -43,7 +43,7 @@ class Categorical(Emission, ClosedForm):
         if x.shape[-1] != 1:
             raise ValueError(f"X has {x.shape[-1]} columns; categorical data has one column of symbols")
         values = x.cpu().numpy()  # unobserved entries are 0
-        if values.size and 0 <= values.min() and values.max() < self.n_symbols and not (values % 1).any():
+        if values.size and values.min() >= 0 and values.max() < self.n_symbols and not (values % 1).any():
             return
         symbol = (x >= 0) & (x < self.n_symbols) & (x == x.round())
         remedy = f"its symbols are 0 to {self.n_symbols - 1}; give n_features to allow for more"
