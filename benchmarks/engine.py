@@ -341,18 +341,20 @@ def main() -> None:
     notes: set[str] = set()
     for shape in args.shapes or (QUICK if args.quick else list(SHAPES)):
         for family in args.families:
-            print(f"{family} {shape}", file=sys.stderr, flush=True)
+            print(f"{family} {shape}", file=sys.stderr, flush=True)  # the slowest take minutes
             records += measure(make(family, shape), names, seconds, 15, notes)
+            if args.json:
+                args.json.write_text(
+                    json.dumps(
+                        {"threads": args.threads, "records": records, "notes": sorted(notes)}, indent=1
+                    )
+                )
     print(table(records))
     print(
         f"threads {args.threads}; {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
     )
     for note in sorted(notes):
         print(f"note: {note}")
-    if args.json:
-        args.json.write_text(
-            json.dumps({"threads": args.threads, "records": records, "notes": sorted(notes)}, indent=1)
-        )
 
 
 if __name__ == "__main__":

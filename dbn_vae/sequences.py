@@ -110,11 +110,12 @@ class Sequences:
         """The named sequences (all of them without `index`), padded."""
         if index is None:
             index = torch.arange(len(self), device=self.x.device)
-        lengths = self.lengths[index]
         rows = self.rows(index)
         if isinstance(rows, slice):
-            shape = len(index), int(lengths[0])
+            chosen: Tensor | slice = slice(int(index[0]), int(index[0]) + len(index))
+            shape = len(index), int(self.lengths[chosen][0])
         else:
+            chosen = index
             mask = rows >= 0
 
         def padded(values: Tensor, fill: float) -> Tensor:
@@ -128,8 +129,8 @@ class Sequences:
         return Batch(
             x=padded(self.x, 0),
             observed=padded(self.observed, False),
-            lengths=lengths,
-            weights=self.weights[index],
+            lengths=self.lengths[chosen],
+            weights=self.weights[chosen],
             labels=None if self.labels is None else padded(self.labels, -1),
             inputs=None if self.inputs is None else padded(self.inputs, 0),
             which=index,

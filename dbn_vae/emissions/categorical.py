@@ -1,11 +1,12 @@
 """Categorical emissions: p(x_t = v | s_t = k) = B(k, v), the B of Rabiner's λ = (A, B, π)."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution
 
-from dbn_vae.distributions import dirichlet_mode, log_dirichlet, log_normalized
+from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.inference.potentials import Table
 from dbn_vae.likelihoods.base import require
@@ -24,7 +25,7 @@ class Categorical(Emission, ClosedForm):
     def __init__(self, probs: Tensor, concentration: Tensor | float = 1.0) -> None:
         super().__init__()
         self.n_components, self.n_symbols = probs.shape
-        self.logits = nn.Parameter(probs.log())
+        self.logits = nn.Parameter(log(probs))
         self.concentration = concentration
 
     def probs(self) -> Tensor:
@@ -43,7 +44,7 @@ class Categorical(Emission, ClosedForm):
         if x.shape[-1] != 1:
             raise ValueError(f"X has {x.shape[-1]} columns; categorical data has one column of symbols")
         values = x.cpu().numpy()  # unobserved entries are 0
-        if values.size and values.min() >= 0 and values.max() < self.n_symbols and not (values % 1).any():
+        if values.size and values.min() >= 0 and values.max() < self.n_symbols and (values == np.rint(values)).all():
             return
         symbol = (x >= 0) & (x < self.n_symbols) & (x == x.round())
         remedy = f"its symbols are 0 to {self.n_symbols - 1}; give n_features to allow for more"

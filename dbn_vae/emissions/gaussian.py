@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
-from dbn_vae.distributions import normal
+from dbn_vae.distributions import log, normal
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.inference.potentials import Quadratic
 
@@ -80,7 +80,7 @@ class DiagonalGaussian(Gaussian):
         floor: Tensor | None = None,
     ) -> None:
         super().__init__(mean, prior, floor)
-        self.log_scale = nn.Parameter(0.5 * variance.log())
+        self.log_scale = nn.Parameter(0.5 * log(variance))
 
     def variance(self) -> Tensor:
         """(K, D)."""

@@ -7,7 +7,7 @@ A sticky chain is the same one with a Dirichlet prior that adds κ pseudo-counts
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.distributions import dirichlet_mode, log_dirichlet, log_normalized
+from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized
 from dbn_vae.transitions.base import Transition
 
 
@@ -29,8 +29,8 @@ class Stationary(Transition):
     ) -> None:
         super().__init__()
         self.n_components = len(startprob)
-        self.initial_logits = nn.Parameter(startprob.log())
-        self.transition_logits = nn.Parameter(transmat.log())
+        self.initial_logits = nn.Parameter(log(startprob))
+        self.transition_logits = nn.Parameter(log(transmat))
         self.startprob_prior, self.transmat_prior = startprob_prior, transmat_prior
 
     def log_initial(self) -> Tensor:
