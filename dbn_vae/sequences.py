@@ -157,7 +157,7 @@ class Sequences:
         """Write values (B, T, ...) of a batch's real steps to the rows of out (N, ...) they came from."""
         rows = self.rows(batch.which)
         if isinstance(rows, slice):
-            out[rows] = values.flatten(0, 1)
+            out.numpy()[rows] = values.flatten(0, 1).cpu().numpy()
         else:
             mask = rows >= 0
             out.numpy()[rows[mask]] = values.cpu().numpy()[mask]
