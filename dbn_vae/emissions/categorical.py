@@ -44,7 +44,12 @@ class Categorical(Emission, ClosedForm):
         if x.shape[-1] != 1:
             raise ValueError(f"X has {x.shape[-1]} columns; categorical data has one column of symbols")
         values = x.cpu().numpy()  # unobserved entries are 0
-        if values.size and values.min() >= 0 and values.max() < self.n_symbols and (values == np.rint(values)).all():
+        if (
+            values.size
+            and values.min() >= 0
+            and values.max() < self.n_symbols
+            and (values == np.rint(values)).all()
+        ):
             return
         symbol = (x >= 0) & (x < self.n_symbols) & (x == x.round())
         remedy = f"its symbols are 0 to {self.n_symbols - 1}; give n_features to allow for more"
