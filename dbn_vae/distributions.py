@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from functools import singledispatch
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
@@ -129,6 +130,28 @@ def _(distribution: Categorical, generator: torch.Generator | None) -> Tensor:
 def at(value: Tensor, generator: torch.Generator | None) -> Tensor:
     """The tensor on the generator's device: torch draws only there."""
     return value if generator is None else value.to(generator.device)
+
+
+def log(probs: Tensor) -> Tensor:
+    """log p of a few parameters, without gradient, in this thread: see log_normalized."""
+    if not probs.is_cpu:
+        return probs.detach().log()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return torch.as_tensor(np.log(probs.detach().numpy()))
+
+
+def log_normalized(logits: Tensor) -> Tensor:
+    """log softmax over the last dimension.
+
+    Without gradients by NumPy: torch wakes every thread for it, which on a busy machine costs milliseconds, to
+    normalise a handful of numbers.
+    """
+    if torch.is_grad_enabled() or not logits.is_cpu:
+        return logits - logits.logsumexp(-1, keepdim=True)
+    x = logits.detach().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = x - x.max(-1, keepdims=True)
+        return torch.from_numpy(x - np.log(np.exp(x).sum(-1, keepdims=True)))
 
 
 def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:

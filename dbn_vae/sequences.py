@@ -114,20 +114,27 @@ class Sequences:
         """The named sequences (all of them without `index`), padded."""
         if index is None:
             index = torch.arange(len(self), device=self.x.device)
-        lengths = self.lengths[index]
-        step = torch.arange(int(lengths.max()), device=self.x.device)
-        mask = step < lengths[:, None]
-        row = torch.where(mask, self.starts[index][:, None] + step, 0)
+        rows = self.rows(index)
+        if isinstance(rows, slice):
+            chosen: Tensor | slice = slice(int(index[0]), int(index[0]) + len(index))
+            shape = len(index), int(self.lengths[chosen][0])
+        else:
+            chosen = index
+            mask = rows >= 0
 
         def padded(values: Tensor, fill: float) -> Tensor:
-            keep = mask.view(*mask.shape, *[1] * (values.dim() - 1))
-            return torch.where(keep, values[row], torch.full((), fill, dtype=values.dtype))
+            if isinstance(rows, slice):
+                return values[rows].view(*shape, *values.shape[1:])
+            # NumPy gathers in one thread: for a copy, waking the others costs more than it gains
+            out = np.take(values.cpu().numpy(), np.maximum(rows, 0), axis=0)
+            out[~mask] = fill
+            return torch.from_numpy(out).to(values.device)
 
         return Batch(
             x=padded(self.x, 0),
             observed=padded(self.observed, False),
-            lengths=lengths,
-            weights=self.weights[index],
+            lengths=self.lengths[chosen],
+            weights=self.weights[chosen],
             labels=None if self.labels is None else padded(self.labels, -1),
             inputs=None if self.inputs is None else padded(self.inputs, 0),
             which=index,
@@ -135,11 +142,12 @@ class Sequences:
 
     def batches(self, max_frames: int = 2**18) -> Iterator[Batch]:
         """Every sequence once, sequences of like length together, about max_frames padded frames each."""
-        order = self.lengths.argsort(descending=True, stable=True)
-        sizes = self.lengths[order].tolist()
+        lengths = self.lengths.cpu().numpy()
+        order = torch.from_numpy(np.argsort(-lengths, kind="stable")).to(self.x.device)
+        sizes = -np.sort(-lengths)
         first = 0
         while first < len(order):
-            last = first + max(1, max_frames // sizes[first])
+            last = first + max(1, max_frames // int(sizes[first]))
             yield self.batch(order[first:last])
             first = last
 
@@ -151,9 +159,25 @@ class Sequences:
 
     def unbatch(self, batch: Batch, values: Tensor, out: Tensor) -> None:
         """Write values (B, T, ...) of a batch's real steps to the rows of out (N, ...) they came from."""
-        step = torch.arange(values.shape[1], device=values.device)
-        row = self.starts[batch.which][:, None] + step
-        out[row[batch.mask]] = values[batch.mask].to(out.dtype)
+        rows = self.rows(batch.which)
+        if isinstance(rows, slice):
+            out.numpy()[rows] = values.flatten(0, 1).cpu().numpy()
+        else:
+            mask = rows >= 0
+            out.numpy()[rows[mask]] = values.cpu().numpy()[mask]
+
+    def rows(self, index: Tensor) -> slice | np.ndarray:
+        """Where the frames of the named sequences lie: (B, T), −1 on padding.
+
+        A slice where these are neighbours of one length: their batch is then a view of the data.
+        """
+        which, lengths = index.cpu().numpy(), self.lengths.cpu().numpy()
+        starts = np.cumsum(lengths) - lengths
+        first, size = starts[which], lengths[which]
+        if len(which) and (size == size[0]).all() and (np.diff(which) == 1).all():
+            return slice(int(first[0]), int(first[-1] + size[-1]))
+        step = np.arange(size.max())
+        return np.where(step < size[:, None], first[:, None] + step, -1)
 
     def subset(self, index: Sequence[int] | Tensor) -> "Sequences":
         """The named sequences as a data set of their own."""

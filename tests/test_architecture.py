@@ -41,7 +41,7 @@ LAYER = {part: i for i, parts in enumerate(LAYERS) for part in parts}
 ONLY: dict[str, set[str]] = {
     "inference": set(),
     "datasets": {"storage"},
-    "emissions": {"likelihoods.base", "distributions"},
+    "emissions": {"likelihoods.base", "distributions", "inference.potentials"},
     "transitions": {"distributions", "nn"},
 }
 HOMES: dict[str, str] = dbn_vae._HOMES
@@ -130,6 +130,8 @@ def test_every_part_has_a_layer() -> None:
         ("emissions", "models.hmm", False),
         ("emissions", "likelihoods.base", True),
         ("emissions", "likelihoods.gaussian", False),
+        ("emissions", "inference.potentials", True),
+        ("emissions", "inference.exact", False),
         ("inference", "storage", False),
         ("training", "evaluation.likelihood", False),
         ("training", "training.em", True),

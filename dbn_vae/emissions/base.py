@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dbn_vae.distributions import sample
+from dbn_vae.inference.potentials import Potential
 
 
 class Emission(nn.Module, ABC):
@@ -19,6 +20,10 @@ class Emission(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         """log p(x_t | s_t = k) with unobserved entries integrated out: (..., D) to (..., K), in nats."""
+
+    def potential(self, x: Tensor, observed: Tensor) -> Potential:
+        """log_prob(x, observed), or a functional form of it that an engine may compute as it goes."""
+        return self.log_prob(x, observed)
 
     @abstractmethod
     def distribution(self) -> Distribution:

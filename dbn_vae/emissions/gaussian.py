@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
-from dbn_vae.distributions import normal
+from dbn_vae.distributions import log, normal
 from dbn_vae.emissions.base import ClosedForm, Emission
+from dbn_vae.inference.potentials import Quadratic
 
 
 class GaussianPrior(NamedTuple):
@@ -79,7 +80,7 @@ class DiagonalGaussian(Gaussian):
         floor: Tensor | None = None,
     ) -> None:
         super().__init__(mean, prior, floor)
-        self.log_scale = nn.Parameter(0.5 * variance.log())
+        self.log_scale = nn.Parameter(0.5 * log(variance))
 
     def variance(self) -> Tensor:
         """(K, D)."""
@@ -91,24 +92,15 @@ class DiagonalGaussian(Gaussian):
     def distribution(self) -> Distribution:
         return normal(self.mean, self.variance().sqrt())
 
+    def potential(self, x: Tensor, observed: Tensor) -> Quadratic:
+        return Quadratic(x, observed, self.mean, self.log_scale.expand_as(self.mean))
+
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        log_scale = self.log_scale.expand_as(self.mean)
-        terms = []
-        for k in range(self.n_components):  # K passes over (..., D) instead of one (..., K, D) block
-            scaled = (x - self.mean[k]) * (-log_scale[k]).exp()
-            entry = -0.5 * scaled.square() - log_scale[k] - 0.5 * math.log(2 * math.pi)
-            terms.append((entry * observed).sum(-1))
-        return torch.stack(terms, -1)
+        return self.potential(x, observed).dense()
 
     def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         """Σ w, Σ w (x − μ), Σ w (x − μ)² over observed entries: (K, D) each."""
-        count = weights.T @ observed.to(x.dtype)
-        first, second = torch.empty_like(count), torch.empty_like(count)
-        for k in range(self.n_components):
-            deviation = (x - self.mean[k]) * observed
-            first[k] = weights[:, k] @ deviation
-            second[k] = weights[:, k] @ deviation.square()
-        return count, first, second
+        return self.potential(x, observed).statistics(weights)
 
     @torch.no_grad()
     def maximize(self, *statistics: Tensor) -> None:

@@ -102,9 +102,10 @@ class SequenceEstimator(BaseEstimator, ABC):
         """X in any accepted form, as the data this fitted model expects."""
         self.require_fitted()
         data = self.read(X, lengths, **fields)
-        if data.x.shape[1:] != (self.width,):
+        width = self.width
+        if data.x.shape[1:] != (width,):
             raise ValueError(
-                f"X has frames of shape {tuple(data.x.shape[1:])}; this model was fitted to {(self.width,)}"
+                f"X has frames of shape {tuple(data.x.shape[1:])}; this model was fitted to {(width,)}"
             )
         self.check(data)
         return data
@@ -151,12 +152,12 @@ class StateEstimator(SequenceEstimator):
 
     def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:
         """p(s_t = k | whole sequence): (n, K)."""
-        gamma = self.over_chains(X, lengths, lambda chain: inference.smooth(chain).gamma, self.n_components)
+        gamma = self.over_chains(X, lengths, lambda chain: inference.smooth(chain)[:2], self.n_components)
         return self.like(X, gamma)
 
     def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}), which never looks ahead: (n, K)."""
-        probs = self.over_chains(X, lengths, lambda chain: inference.filter(chain).probs, self.n_components)
+        probs = self.over_chains(X, lengths, lambda chain: inference.filter(chain)[:2], self.n_components)
         return self.like(X, probs)
 
     def predict(self, X: Any, lengths: Any = None) -> np.ndarray:
@@ -174,15 +175,15 @@ class StateEstimator(SequenceEstimator):
             The log joint probability log p(states, x) of the path returned, for both algorithms; for the
             deep models, whose p(x) is not known, log q(states | x).
         """
-        decoder = {"viterbi": inference.viterbi, "map": most_probable_steps}.get(algorithm or self.algorithm)
+        decoder = {"viterbi": most_probable_path, "map": most_probable_steps}.get(algorithm or self.algorithm)
         if decoder is None:
             raise ValueError(f"algorithm={algorithm or self.algorithm!r}; it is 'viterbi' or 'map'")
         scores: list[float] = []
 
-        def states(chain: Chain) -> Tensor:
-            path = decoder(chain)
+        def states(chain: Chain) -> tuple[Tensor, Tensor]:
+            evidence, path = decoder(chain)
             scores.append(float((path.score - self.path_offset(chain)).sum()))
-            return path.states[..., None]
+            return evidence, path.states[..., None]
 
         out = self.over_chains(X, lengths, states, 1)
         return sum(scores), self.like(X, out[:, 0].astype(np.int64))
@@ -191,24 +192,35 @@ class StateEstimator(SequenceEstimator):
         """What to take from log p(path, evidence) for decode to report: nothing, or the log evidence."""
         return torch.zeros(())
 
-    def over_chains(self, X: Any, lengths: Any, ask: Callable[[Chain], Tensor], width: int) -> np.ndarray:
-        """ask(chain) (B, T, width) of every batch, back in the order of the rows of X: (n, width)."""
+    def over_chains(
+        self, X: Any, lengths: Any, ask: Callable[[Chain], tuple[Tensor, Tensor]], width: int
+    ) -> np.ndarray:
+        """ask(chain) of every batch, back in the order of the rows of X: (n, width).
+
+        It answers (B, T, width), and before that (B,) a number that is −∞ for the sequences that no path explains.
+        """
         data = self.prepared(self.sequences(X, lengths))
         model = self.state_model()
         out = torch.zeros(data.n_frames, width, dtype=torch.float64)
         with torch.no_grad():
             for batch in data.batches(self.frames_at_once):
-                chain = model.chain(batch)
-                require_possible(inference.filter(chain).log_z, batch.which)
-                data.unbatch(batch, ask(chain).cpu(), out)
+                evidence, values = ask(model.chain(batch))
+                require_possible(evidence, batch.which)
+                data.unbatch(batch, values.cpu(), out)
         return out.numpy()
 
 
-def most_probable_steps(chain: Chain) -> inference.Path:
-    """argmax_k gamma_t(k) at every step, and the joint log-probability of that path."""
-    gamma = inference.smooth(chain).gamma
+def most_probable_path(chain: Chain) -> tuple[Tensor, inference.Path]:
+    """The path, and its score once more: where it is −∞, no path is possible."""
+    path = inference.viterbi(chain)
+    return path.score, path
+
+
+def most_probable_steps(chain: Chain) -> tuple[Tensor, inference.Path]:
+    """log Z, and argmax_k gamma_t(k) at every step with the joint log-probability of that path."""
+    log_z, gamma, _ = inference.smooth(chain)
     states = torch.where(chain.mask(), gamma.argmax(-1), -1)
-    return inference.Path(states, inference.path_score(chain, states))
+    return log_z, inference.Path(states, inference.path_score(chain, states))
 
 
 def jsonable(value: Any) -> Any:

@@ -259,6 +259,6 @@ def checked(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     probs = np.asarray(value, dtype=np.float64)
     if probs.shape != shape:
         raise ValueError(f"{name} has shape {probs.shape}; with n_components={shape[0]} it must be {shape}")
-    if (probs < 0).any() or not np.allclose(probs.sum(-1), 1.0):
+    if not (probs >= 0).all() or not (abs(probs.sum(-1) - 1.0) <= 1e-5).all():
         raise ValueError(f"{name} must hold probabilities; its rows sum to {probs.sum(-1)}")
     return torch.as_tensor(probs)

@@ -119,6 +119,13 @@ class GaussianHMM(ClassicalHMM):
         )
 
     @property
+    def width(self) -> int:
+        return int(np.shape(self.means_)[1])
+
+    def check(self, data: Sequences) -> None:
+        """Every real number is in the support."""
+
+    @property
     def n_features(self) -> int:
         """Columns of X, hmmlearn's name for it."""
         return self.width

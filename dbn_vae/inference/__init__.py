@@ -1,8 +1,9 @@
 """Exact inference in discrete chains; knows no model."""
 
 from dbn_vae.inference.backends import using
-from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
 from dbn_vae.inference.exact import (
+    expect,
     filter,
     log_partition,
     path_score,
@@ -11,13 +12,19 @@ from dbn_vae.inference.exact import (
     step,
     viterbi,
 )
+from dbn_vae.inference.potentials import Potential, Quadratic, Table
 from dbn_vae.inference.reference import logsumexp
 
 __all__ = [
     "Chain",
+    "Expected",
     "Filtered",
     "Path",
     "Posterior",
+    "Potential",
+    "Quadratic",
+    "Table",
+    "expect",
     "filter",
     "log_partition",
     "logsumexp",

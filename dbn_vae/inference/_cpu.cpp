@@ -1,8 +1,11 @@
-// The compiled kernels behind cpu.py: filter, smooth, viterbi and sample on CPU tensors.
+// The compiled kernels behind cpu.py: filter, smooth, expect, viterbi and sample on CPU tensors.
 //
 //   _simd.hpp              vectors, exp, log, transposition
+//   _layout.hpp            how sequences lie in vectors
+//   _emission.hpp          log-densities, computed where they are used
 //   _forward_backward.hpp  scaled arithmetic, which does nearly all the work
 //   _exact.hpp             log space, for what scaled arithmetic cannot hold
+//   _expect.hpp            expected statistics for an M-step
 //   _viterbi.hpp, _sample.hpp
 //   _unit.hpp              which of them a unit of work needs
 //
@@ -24,7 +27,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <numeric>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -35,18 +38,29 @@ namespace {
 constexpr double log_2 = 0.69314718055994530942;
 
 enum class Kind { shared, by_sequence, by_step };
-enum class Verb { filter, smooth, decode, sample };
+enum class Verb { filter, smooth, expect, decode, sample };
+enum class Form { dense, quadratic, symbols };  // of the emissions: see potentials.py
 
-// The three tables of potentials, as cpu.py hands them over: contiguous, canonical.
+// The potentials, as cpu.py hands them over: contiguous, canonical.
 template <class T>
 struct Problem {
     int64_t B, T_, K;
     Kind kind;
-    const T *initial, *transition, *emission;
+    const T *initial, *transition;
     const int64_t* lengths;
+    Form form;
+    const T* emission;                  // dense: B × T × K
+    int64_t D;                          // quadratic: entries of a frame, otherwise 0
+    const T *x, *mean, *log_scale;      // B × T × D, K × D
+    int64_t V;                          // symbols: how many there are, otherwise 0
+    const T* symbols;                   // B × T, whole numbers
+    const T* log_probs;                 // K × V
+    const bool* observed;               // B × T × D or B × T; null: everything was
 
     bool varies_in_time() const { return kind == Kind::by_step; }
     int64_t length(int64_t b) const { return std::clamp<int64_t>(lengths[b], 0, T_); }
+    int64_t statistics_size() const { return K * (form == Form::symbols ? V : 3 * D); }
+    int64_t totals_size() const { return K + K * K + statistics_size(); }
     int64_t pairs_size() const { return K * K * (varies_in_time() ? T_ - 1 : 1); }
     const T* log_transition(int64_t b, int64_t t) const {  // into step t
         if (kind == Kind::shared) return transition;
@@ -57,6 +71,7 @@ struct Problem {
 
 template <class T> struct Filtered { T *log_z, *probs, *log_normalizer; };
 template <class T> struct Smoothed { T *log_z, *gamma, *xi; };
+template <class T> struct Expected { const T* weights; T* log_z; };
 template <class T> struct Decoded { int64_t* states; T* score; };
 struct Sampled { int64_t* states; const double* uniform; int64_t draws; };
 
@@ -101,7 +116,7 @@ private:
     struct Block {
         explicit Block(size_t n)
             : size(n), start(static_cast<char*>(::operator new[](n, std::align_val_t(64)))) {
-ask_for_large_pages(start.get(), n);
+            ask_for_large_pages(start.get(), n);
         }
         size_t size;
         std::unique_ptr<char, Free> start;
@@ -139,6 +154,15 @@ struct Transitions {
     double *by_row, *by_column;
 };
 
+// What _emission.hpp makes of the parameters once for all sequences; rows of `stride` numbers, one a state.
+struct Emissions {
+    int64_t stride;
+    double *mean, *scale, *entry;  // quadratic, D rows: μ, 1 / (σ √2), −log σ − ½ log 2π
+    double *none, *complete;       // quadratic: l of a frame at the means with nothing or everything observed
+    double *logs, *rows;           // symbols, V + 1 rows: l and exp(l − peak)
+    double *peak, *dip;            // symbols: the largest l of each row, the smallest finite l − peak
+};
+
 template <class T>
 struct Job {
     Problem<T> problem;
@@ -146,8 +170,10 @@ struct Job {
     bool lanes;  // a vector holds one state of many sequences, not many states of one
     int64_t stride;
     Transitions transitions;  // if shared
+    Emissions emissions;
     Filtered<T> filtered;
     Smoothed<T> smoothed;
+    Expected<T> expected;
     Decoded<T> decoded;
     Sampled sampled;
 };
@@ -156,14 +182,18 @@ template <class T>
 struct Kernels {
     int width;
     Transitions (*prepare)(const T* log_a, int64_t K, int64_t stride, Workspace&);
-    void (*run)(const Job<T>&, const int64_t* members, int count, Workspace&);
+    Emissions (*prepare_emissions)(const Problem<T>&, Workspace&);
+    void (*run)(const Job<T>&, const int64_t* members, int count, double* totals, Workspace&);
 };
 
 namespace baseline {
 constexpr int W = 4;
 #include "_simd.hpp"
+#include "_layout.hpp"
+#include "_emission.hpp"
 #include "_forward_backward.hpp"
 #include "_exact.hpp"
+#include "_expect.hpp"
 #include "_viterbi.hpp"
 #include "_sample.hpp"
 #include "_unit.hpp"
@@ -176,8 +206,11 @@ constexpr int W = 4;
 namespace avx2 {
 constexpr int W = 4;
 #include "_simd.hpp"
+#include "_layout.hpp"
+#include "_emission.hpp"
 #include "_forward_backward.hpp"
 #include "_exact.hpp"
+#include "_expect.hpp"
 #include "_viterbi.hpp"
 #include "_sample.hpp"
 #include "_unit.hpp"
@@ -189,8 +222,11 @@ constexpr int W = 4;
 namespace avx512 {
 constexpr int W = 8;
 #include "_simd.hpp"
+#include "_layout.hpp"
+#include "_emission.hpp"
 #include "_forward_backward.hpp"
 #include "_exact.hpp"
+#include "_expect.hpp"
 #include "_viterbi.hpp"
 #include "_sample.hpp"
 #include "_unit.hpp"
@@ -230,8 +266,9 @@ bool lanes_suit(const Problem<T>& p, Verb verb, int width, int64_t sequences) {
            && p.T_ * p.K * width <= (int64_t(1) << 24);
 }
 
+// Performs the job.  For Verb::expect it returns the totals over all sequences.
 template <class T>
-void perform(Job<T>& job, int threads) {
+std::vector<double> perform(Job<T>& job, int threads) {
     const Problem<T>& p = job.problem;
     const Kernels<T> kernel = kernels<T>();
     std::unique_ptr<Workspace> shared = workspaces.get();
@@ -240,7 +277,7 @@ void perform(Job<T>& job, int threads) {
     std::vector<int64_t> members;
     double work = 0.0;
     for (int64_t b = 0; b < p.B; ++b) {
-        work += double(p.length(b)) * p.K * (p.K + 16);
+        work += double(p.length(b)) * p.K * (p.K + 16 + p.D);
         if (p.length(b)) members.push_back(b);
     }
     const auto longer = [&](int64_t a, int64_t b) { return p.length(a) > p.length(b); };
@@ -251,23 +288,35 @@ void perform(Job<T>& job, int threads) {
     if (p.K <= 4) job.stride = 4;
     if (p.kind == Kind::shared && job.verb != Verb::decode)
         job.transitions = kernel.prepare(p.transition, p.K, job.stride, *shared);
+    job.emissions = kernel.prepare_emissions(p, *shared);
 
+    // Units are shared out one by one; where they add up, in blocks, whose number must not depend on the number of
+    // threads: sums are then the same for any.
     const int64_t size = job.lanes ? kernel.width : 1, units = (n + size - 1) / size;
+    const int64_t entries = job.verb == Verb::expect ? p.totals_size() : 0;
+    const int64_t blocks = entries ? std::min(units, std::clamp<int64_t>((1 << 22) / entries, 8, 128)) : units;
+    std::vector<double> totals(size_t(blocks * entries), 0.0);
     std::atomic<int64_t> next{0};
     const auto worker = [&] {
         std::unique_ptr<Workspace> memory = workspaces.get();
-        for (int64_t i = next++; i < units; i = next++) {
-            memory->clear();
-            kernel.run(job, &members[i * size], int(std::min(size, n - i * size)), *memory);
-        }
+        for (int64_t j = next++; j < blocks; j = next++)
+            for (int64_t i = units * j / blocks; i < units * (j + 1) / blocks; ++i) {
+                memory->clear();
+                kernel.run(job, &members[i * size], int(std::min(size, n - i * size)),
+                           totals.data() + j * entries, *memory);
+            }
         workspaces.give(std::move(memory));
     };
-    const int64_t helpers = work < 3e5 ? 0 : std::min<int64_t>(threads, units) - 1;
+    const int64_t helpers = work < 3e5 ? 0 : std::min<int64_t>(threads, blocks) - 1;
     std::vector<std::thread> team;
     for (int64_t i = 0; i < helpers; ++i) team.emplace_back(worker);
     worker();
     for (std::thread& thread : team) thread.join();
     workspaces.give(std::move(shared));
+    for (int64_t j = 1; j < blocks; ++j)
+        for (int64_t i = 0; i < entries; ++i) totals[i] += totals[j * entries + i];
+    totals.resize(size_t(blocks ? entries : 0));
+    return totals;
 }
 
 // Addresses arrive as integers: a data_ptr() costs a tenth of what any array protocol does.
@@ -278,16 +327,33 @@ struct Tables {
     bool in_double;
     int64_t B, T_, K;
     int kind;
-    Address initial, transition, emission, lengths;
+    Address initial, transition, lengths;
     int threads;
+    Form form = Form::dense;
+    int64_t size = 0;  // D or V
+    Address data = 0, observed = 0, parameter = 0, log_scale = 0;
 };
 
 template <class T>
 Job<T> job(const Tables& c, Verb verb) {
     Job<T> j{};
     j.verb = verb;
-    j.problem = {c.B, c.T_, c.K, Kind(c.kind), at<T>(c.initial), at<T>(c.transition),
-                 at<T>(c.emission), at<int64_t>(c.lengths)};
+    Problem<T>& p = j.problem;
+    p.B = c.B, p.T_ = c.T_, p.K = c.K, p.kind = Kind(c.kind), p.form = c.form;
+    p.initial = at<T>(c.initial), p.transition = at<T>(c.transition), p.lengths = at<int64_t>(c.lengths);
+    p.observed = at<bool>(c.observed);
+    if (p.form == Form::dense) {
+        p.emission = at<T>(c.data);
+    } else if (p.form == Form::quadratic) {
+        p.D = c.size, p.x = at<T>(c.data), p.mean = at<T>(c.parameter), p.log_scale = at<T>(c.log_scale);
+    } else {
+        p.V = c.size, p.symbols = at<T>(c.data), p.log_probs = at<T>(c.parameter);
+        for (int64_t b = 0; b < p.B; ++b)
+            for (int64_t i = b * p.T_; i < b * p.T_ + p.length(b); ++i)
+                if ((!p.observed || p.observed[i]) && !(p.symbols[i] >= 0 && p.symbols[i] < p.V))
+                    throw std::out_of_range("symbol " + std::to_string(p.symbols[i]) + " is not one of "
+                                            + std::to_string(p.V));
+    }
     return j;
 }
 
@@ -298,13 +364,15 @@ void fill_padding(const Problem<T>& p, int64_t n, U* table, U value) {
         std::fill(table + (b * p.T_ + p.length(b)) * n, table + (b + 1) * p.T_ * n, value);
 }
 
+// Without probs and log_normalizer, log_z alone.
 template <class T>
 void filter(const Tables& c, Address log_z, Address probs, Address log_normalizer) {
     Job<T> j = job<T>(c, Verb::filter);
     j.filtered = {at<T>(log_z), at<T>(probs), at<T>(log_normalizer)};
-    ask_for_large_pages(j.filtered.probs, c.B * c.T_ * c.K * sizeof(T));
+    if (probs) ask_for_large_pages(j.filtered.probs, c.B * c.T_ * c.K * sizeof(T));
     std::fill_n(j.filtered.log_z, c.B, T(0));  // what a sequence of length 0 has
     perform(j, c.threads);
+    if (!probs) return;
     fill_padding(j.problem, c.K, j.filtered.probs, T(0));
     fill_padding(j.problem, 1, j.filtered.log_normalizer, T(0));
 }
@@ -324,6 +392,26 @@ void smooth(const Tables& c, Address log_z, Address gamma, Address xi) {
         const int64_t used = j.problem.varies_in_time() ? std::max<int64_t>(length - 1, 0) * pair
                                                         : (length ? pair : 0);
         std::fill(j.smoothed.xi + b * size + used, j.smoothed.xi + (b + 1) * size, T(0));
+    }
+}
+
+// first (K,), pairs (K, K), statistics (3, K, D) or (K, V)
+template <class T>
+void expect(const Tables& c, Address weights, Address log_z, Address first, Address pairs,
+            Address statistics) {
+    Job<T> j = job<T>(c, Verb::expect);
+    j.expected = {at<T>(weights), at<T>(log_z)};
+    std::fill_n(j.expected.log_z, c.B, T(0));
+    std::vector<double> totals = perform(j, c.threads);
+    const int64_t K = c.K, inner = std::max(j.problem.D, j.problem.V);
+    totals.resize(size_t(j.problem.totals_size()), 0.0);  // there may be no step at all
+    const double* from = totals.data();
+    std::copy(from, from + K, at<T>(first));
+    std::copy(from + K, from + K + K * K, at<T>(pairs));
+    from += K + K * K;  // rows of K, for every statistic and entry or symbol
+    for (int64_t i = 0; i < j.problem.statistics_size(); ++i) {
+        const int64_t k = i % K, d = i / K % inner, part = i / (K * inner);
+        at<T>(statistics)[(part * K + k) * inner + d] = T(from[i]);
     }
 }
 
@@ -351,12 +439,26 @@ NB_MODULE(_cpu, m) {
     namespace nb = nanobind;
     using Free = nb::call_guard<nb::gil_scoped_release>;
     nb::class_<Tables>(m, "Tables")
-        .def(nb::init<bool, int64_t, int64_t, int64_t, int, Address, Address, Address, Address, int>());
+        .def(nb::init<bool, int64_t, int64_t, int64_t, int, Address, Address, Address, int>())
+        .def("dense", [](Tables& c, Address emission) { c.data = emission; })
+        .def("quadratic", [](Tables& c, int64_t D, Address x, Address observed, Address mean,
+                             Address log_scale) {
+            c.form = Form::quadratic, c.size = D, c.data = x, c.observed = observed;
+            c.parameter = mean, c.log_scale = log_scale;
+        })
+        .def("symbols", [](Tables& c, int64_t V, Address symbols, Address observed, Address log_probs) {
+            c.form = Form::symbols, c.size = V, c.data = symbols, c.observed = observed;
+            c.parameter = log_probs;
+        });
     m.def("filter", [](const Tables& c, Address log_z, Address probs, Address log_normalizer) {
         (c.in_double ? filter<double> : filter<float>)(c, log_z, probs, log_normalizer);
     }, Free());
     m.def("smooth", [](const Tables& c, Address log_z, Address gamma, Address xi) {
         (c.in_double ? smooth<double> : smooth<float>)(c, log_z, gamma, xi);
+    }, Free());
+    m.def("expect", [](const Tables& c, Address weights, Address log_z, Address first, Address pairs,
+                       Address statistics) {
+        (c.in_double ? expect<double> : expect<float>)(c, weights, log_z, first, pairs, statistics);
     }, Free());
     m.def("viterbi", [](const Tables& c, Address states, Address score) {
         (c.in_double ? viterbi<double> : viterbi<float>)(c, states, score);

@@ -17,7 +17,7 @@ struct LogChain {
     double* c;
     double log_z;
 
-    LogChain(const Problem<T>& problem, int64_t sequence, Workspace& memory)
+    LogChain(const Problem<T>& problem, const Emissions& E, int64_t sequence, Workspace& memory)
         : problem(problem), sequence(sequence), K(problem.K), R((K + W - 1) / W),
           steps(problem.length(sequence)) {
         l = memory.take<V>(steps * R);
@@ -25,7 +25,9 @@ struct LogChain {
         A = memory.take<V>(K * R);
         A_column = memory.take<V>(K * R);
         c = memory.take<double>(steps);
-        copy(problem.emission + sequence * problem.T_ * K, steps, l);
+        const Rows<Wide<W>, T> rows(problem, &this->sequence, 1, memory);
+        for (int64_t t = 0; t < steps; t += tile)
+            read_logs(rows, E, t, std::min(tile, steps - t), l + t * R);
         if (!problem.varies_in_time()) read_transition(1);
     }
 
@@ -97,24 +99,23 @@ void forward(LogChain<T>& u, Workspace& memory) {
     u.log_z = z.high == -INFINITY ? z.high : z.high + z.low;
 }
 
-template <class T>
-void backward(LogChain<T>& u, const Smoothed<T>& out, Workspace& memory) {
+// each(t, gamma_t) at every step, and moves(t, i, xi_t(i, ·)) at every step into which transitions vary;
+// where they do not, once for every i with the sum over all steps.
+template <class T, class Each, class Moves>
+void backward(LogChain<T>& u, Workspace& memory, Each each, Moves moves) {
     using V = Doubles<W>;
     const int64_t K = u.K, R = u.R;
     const Problem<T>& p = u.problem;
     V *b = memory.take<V>(R), *future = memory.take<V>(R), *pairs = memory.take<V>(K * R);
     std::fill(b, b + R, V{});
     std::fill(pairs, pairs + K * R, V{});
-    auto put = [K](const V* x, T* to) {
-        for (int64_t k = 0; k < K; ++k) to[k] = T(reinterpret_cast<const double*>(x)[k]);
-    };
     V* joint = memory.take<V>(R);
     for (int64_t t = u.steps - 1; t >= 0; --t) {
         const V* a = u.a + t * R;
         for (int64_t r = 0; r < R; ++r) joint[r] = a[r] + b[r];
         const double evidence = finite(log_sum(joint, R));  // 0 but for rounding
         for (int64_t r = 0; r < R; ++r) joint[r] = exp(joint[r] - evidence);
-        put(joint, out.gamma + (u.sequence * p.T_ + t) * K);
+        each(t, reinterpret_cast<const double*>(joint));
         if (t == 0) break;
         if (p.varies_in_time()) u.read_transition(t);
         for (int64_t r = 0; r < R; ++r) future[r] = u.l[t * R + r] + b[r] - finite(u.c[t]);
@@ -125,14 +126,14 @@ void backward(LogChain<T>& u, const Smoothed<T>& out, Workspace& memory) {
                 if (any(~(term < -708.0))) pairs[i * R + r] += exp(term);
             }
             if (p.varies_in_time()) {
-                put(pairs + i * R, out.xi + ((u.sequence * (p.T_ - 1) + t - 1) * K + i) * K);
+                moves(t, i, reinterpret_cast<const double*>(pairs + i * R));
                 std::fill(pairs + i * R, pairs + (i + 1) * R, V{});
             }
         }
         log_product(future, u.A_column, K, R, b);
     }
     if (!p.varies_in_time())
-        for (int64_t i = 0; i < K; ++i) put(pairs + i * R, out.xi + (u.sequence * K + i) * K);
+        for (int64_t i = 0; i < K; ++i) moves(1, i, reinterpret_cast<const double*>(pairs + i * R));
 }
 
 template <class T>

@@ -8,9 +8,7 @@
 // Messages are rescaled by powers of two, which is exact and needs neither division nor logarithm; the
 // exponents are counted, so log Z has one logarithm a sequence.
 //
-// The recursion is written once for two layouts.  Lanes: W sequences at a time, one in each lane of a
-// vector, a row of memory is a state.  Wide: one sequence, a row is N states.  In both a matrix product
-// is "message × weight", a vector times a number in the first and a number times a vector in the second.
+// The recursion is written once for the two layouts of _layout.hpp.
 //
 // Scaled numbers can underflow.  Nothing is clamped: what could have changed a result is detected, and that
 // sequence is done again in log space (_exact.hpp).  The argument, for a forward message of total c ≥ safe:
@@ -24,36 +22,6 @@
 
 constexpr double safe = 1e-100, log_safe = -230.25850929940458;
 constexpr double negligible_above = 1e-150;
-constexpr int64_t tile = 32;  // steps between passes over memory
-
-struct Lanes {
-    static constexpr int sequences = W;
-    using V = Doubles<W>;
-    using Scalar = V;      // one number a sequence
-    using Flag = MaskOf<V>;  // one truth a sequence
-    using Message = V;
-    using Weight = double;
-    static int64_t rows(int64_t K) { return K; }
-    static V total(V v) { return v; }
-    static V top(V v) { return v; }
-    static V bottom(V v) { return v; }
-    static Flag fold(Flag m) { return m; }
-};
-
-template <int N>
-struct Wide {
-    static constexpr int sequences = 1;
-    using V = Doubles<N>;
-    using Scalar = double;
-    using Flag = int64_t;
-    using Message = double;
-    using Weight = V;
-    static int64_t rows(int64_t K) { return (K + N - 1) / N; }
-    static double total(V v) { return sum(v); }
-    static double top(V v) { return highest(v); }
-    static double bottom(V v) { return lowest(v); }
-    static Flag fold(MaskOf<V> m) { return -int64_t(any(m)); }
-};
 
 template <class T>
 Transitions prepare(const T* log_a, int64_t K, int64_t stride, Workspace& memory) {
@@ -77,18 +45,11 @@ Transitions prepare(const T* log_a, int64_t K, int64_t stride, Workspace& memory
 
 // What one unit of work (W sequences or one) knows about itself, and its messages.
 template <class L, class T>
-struct Unit {
+struct Unit : Rows<L, T> {
     using V = typename L::V;
     using Scalar = typename L::Scalar;
     using Flag = typename L::Flag;
-    using Message = typename L::Message;
-    using Weight = typename L::Weight;
 
-    const Problem<T>& problem;
-    const int64_t* members;  // sequence numbers
-    int count;               // of them; missing lanes repeat the last one
-    int64_t K, R, steps, shortest;
-    Scalar length;     // as a double: lanes compare it with t
     V *a, *e;          // messages and emissions, R vectors a step
     V* initial;
     Scalar start;      // max_k log_initial(k), taken out
@@ -96,84 +57,19 @@ struct Unit {
     Scalar* dip;       // of each tile: the smallest finite l_t(k) − peak_t
     Flag bad{};        // sequences to be done again in log space
     Scalar log_z;
-    T* nowhere = nullptr;  // where missing lanes write
 
     // keep: all steps stay in memory, for the way back; otherwise one tile, and the step before it.
     Unit(const Problem<T>& problem, const int64_t* members, int count, bool keep, Workspace& memory)
-        : problem(problem), members(members), count(count), K(problem.K), R(L::rows(problem.K)) {
-        steps = problem.length(members[0]);
-        shortest = problem.length(members[count - 1]);  // sequences come sorted, longest first
-        const int64_t held = keep ? steps : std::min(steps, tile + 1);
-        a = memory.take<V>(held * R);
-        e = memory.take<V>(held * R);
-        initial = memory.take<V>(R);
+        : Rows<L, T>(problem, members, count, memory) {
+        const int64_t held = keep ? this->steps : std::min(this->steps, tile + 1);
+        a = memory.take<V>(held * this->R);
+        e = memory.take<V>(held * this->R);
+        initial = memory.take<V>(this->R);
         c = memory.take<Scalar>(held + W);  // read in whole vectors
         peak = memory.take<Scalar>(held);
-        dip = memory.take<Scalar>(keep ? steps / tile + 1 : 1);
-        if (count < L::sequences) nowhere = memory.take<T>(std::max(tile, K) * K);
-        for (int w = 0; w < L::sequences; ++w) number(length, w) = double(problem.length(member(w)));
-    }
-
-    int64_t member(int w) const { return members[w < count ? w : count - 1]; }
-    static double& number(double& x, int) { return x; }
-    template <class S>
-    static auto& number(S& x, int w) { return reinterpret_cast<double*>(&x)[w]; }
-    Flag inside(int64_t t) const {
-        if constexpr (L::sequences == 1) return -1;  // one sequence ends where its work ends
-        else return less(Scalar{} + double(t), length);
-    }
-    const Message* message(const V* rows) const { return reinterpret_cast<const Message*>(rows); }
-
-    // n rows of K numbers a sequence into n × R vectors; padding states get `fill`.
-    void read(const T* base, int64_t pitch, int64_t n, V* out, double fill) const {
-        if constexpr (L::sequences > 1) {
-            const T* rows[W];
-            for (int w = 0; w < W; ++w) rows[w] = base + member(w) * pitch;
-            gather_lanes(rows, n * K, out);
-        } else {
-            constexpr int N = sizeof(V) / sizeof(double);
-            const T* row = base + members[0] * pitch;
-            double* to = reinterpret_cast<double*>(out);
-            if (K == R * N)
-                for (int64_t i = 0; i < n * R; ++i) out[i] = load<N>(row + i * N);
-            else for (int64_t i = 0; i < n; ++i, row += K, to += R * N) {
-                int64_t k = 0;
-                for (; k + N <= K; k += N) store(to + k, load<N>(row + k));
-                for (; k < R * N; ++k) to[k] = k < K ? double(row[k]) : fill;
-            }
-        }
-    }
-
-    // The way back.
-    void write(const V* in, int64_t n, T* base, int64_t pitch) const {
-        if constexpr (L::sequences > 1) {
-            T* rows[W];
-            for (int w = 0; w < W; ++w) rows[w] = w < count ? base + members[w] * pitch : nowhere;
-            scatter_lanes(in, n * K, rows);
-        } else {
-            constexpr int N = sizeof(V) / sizeof(double);
-            T* row = base + members[0] * pitch;
-            const double* from = reinterpret_cast<const double*>(in);
-            if (K == R * N)
-                for (int64_t i = 0; i < n * R; ++i) store(row + i * N, in[i]);
-            else for (int64_t i = 0; i < n; ++i, row += K, from += R * N) {
-                int64_t k = 0;
-                for (; k + N <= K; k += N) store(row + k, load<N>(from + k));
-                for (; k < K; ++k) row[k] = T(from[k]);
-            }
-        }
+        dip = memory.take<Scalar>(keep ? this->steps / tile + 1 : 1);
     }
 };
-
-// f(block size as a constant, first row) over all rows: eight sums at once hide the latency of the multiply-add.
-template <class F>
-inline void in_blocks(int64_t rows, F f) {
-    int64_t r = 0;
-    for (; r + 8 <= rows; r += 8) f(std::integral_constant<int, 8>(), r);
-    if (rows & 4) f(std::integral_constant<int, 4>(), r), r += 4;
-    if (rows & 2) f(std::integral_constant<int, 2>(), r), r += 2;
-    if (rows & 1) f(std::integral_constant<int, 1>(), r);
-}
 
 // out_b = Σ_j x_j M_jb
 template <int B, class X, class M, class V>
@@ -220,7 +116,7 @@ void inspect(const U& unit, const typename L::V* message, const double* matrix, 
 // after(t0, t1) is called when the messages of these steps are there.  Without `keep` it is the last to see them: the
 // tables then start at step t1 − 1 and the next tile overwrites the rest.
 template <class L, class T, class After>
-void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
+void forward(Unit<L, T>& u, const Transitions& A, const Emissions& E, bool keep, After after) {
     using V = typename L::V;
     using Scalar = typename L::Scalar;
     using Weight = typename L::Weight;
@@ -249,29 +145,8 @@ void forward(Unit<L, T>& u, const Transitions& A, bool keep, After after) {
     shifts.add(start);
     for (int64_t t0 = 0; t0 < steps; t0 += tile) {
         const int64_t t1 = std::min(t0 + tile, steps);
-        u.read(u.problem.emission + t0 * u.K, u.problem.T_ * u.K, t1 - t0, u.e + t0 * R, -INFINITY);
-        V dip{};
-        Scalar peaks{};
-        for (int64_t t = t0; t < t1; ++t) {
-            V* x = u.e + t * R;
-            V top = x[0];
-            for (int64_t r = 1; r < R; ++r) top = larger(x[r], top);
-            Scalar peak = L::top(top);
-            if (t >= u.shortest) {  // padding: emission 1, whatever is stored there
-                const auto inside = u.inside(t);
-                peak = select(inside, peak, Scalar{});
-                for (int64_t r = 0; r < R; ++r) x[r] = inside ? x[r] : V{};
-            }
-            for (int64_t r = 0; r < R; ++r) {
-                const V d = x[r] - peak;
-                dip = smaller(d > -INFINITY ? d : V{}, dip);
-                x[r] = exp(d);
-            }
-            u.peak[t] = peak;
-            peaks += peak;
-        }
         Scalar& deepest = u.dip[keep ? t0 / tile : 0];
-        deepest = L::bottom(dip);
+        const Scalar peaks = read_emissions(u, E, t0, t1, u.e, u.peak, deepest);
         V least = V{} + 1.0;
         for (int64_t t = t0; t < t1; ++t) {
             const V* e = u.e + t * R;
@@ -351,9 +226,10 @@ void outer(const X* x, const V* y, int64_t n, int64_t K, int64_t R, int64_t x_pi
     }
 }
 
-// gamma and xi of the unit, written to the posterior.  e_t is overwritten by u_t on the way.
-template <class L, class T>
-void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Workspace& memory) {
+// The way back: each(t0, t1, gamma) as soon as gamma of these steps is there, later tiles first.  Returns Σ_t xi_t as
+// K × R vectors.  e_t is overwritten by u_t on the way.
+template <class L, class T, class Each>
+typename L::V* backward(Unit<L, T>& u, const Transitions& A, Workspace& memory, Each each) {
     using V = typename L::V;
     using Scalar = typename L::Scalar;
     using Weight = typename L::Weight;
@@ -400,7 +276,8 @@ void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Works
             for (int64_t r = 0; r < R; ++r) total += a[r] * b[r];
             const Scalar evidence = L::total(total), inverse = 1.0 / evidence;
             u.bad |= inside & ~less(Scalar{} + negligible_above, evidence);
-            for (int64_t r = 0; r < R; ++r) gamma[(t - t0) * R + r] = a[r] * b[r] * inverse;
+            const Scalar real = select(inside, inverse, Scalar{});  // gamma is 0 on padding
+            for (int64_t r = 0; r < R; ++r) gamma[(t - t0) * R + r] = a[r] * b[r] * real;
             if (t + 1 < steps) {
                 const Scalar factor = select(inside_next, scale * inverse, Scalar{});
                 for (int64_t r = 0; r < R; ++r) next[r] *= factor;
@@ -413,12 +290,12 @@ void backward(Unit<L, T>& u, const Transitions& A, const Smoothed<T>& out, Works
                 inspect<L>(u, u.e + (t + 1) * R, A.by_column, A.stride, u.inside(t + 1), lost, u.bad);
         outer(u.message(u.a + t0 * R), u.e + (t0 + 1) * R, std::min(t1, steps - 1) - t0, K, R,
               R * int64_t(sizeof(V)) / int64_t(sizeof(Message)), pairs);
-        u.write(gamma, t1 - t0, out.gamma + t0 * K, u.problem.T_ * K);
+        each(t0, t1, gamma);
     }
     for (int64_t i = 0; i < K; ++i)
         for (int64_t r = 0; r < R; ++r)
             pairs[i * R + r] *= reinterpret_cast<const Weight*>(A.by_row)[i * stride + r];
-    u.write(pairs, K, out.xi, K * K);
+    return pairs;
 }
 
 // Filtered probabilities and log-normalisers of the steps t0 to t1 − 1.

@@ -6,6 +6,7 @@
 template <class T, int N>
 struct ManyPaths {
     static constexpr int sequences = N;
+    using Layout = Lanes;
     using V = Vector<T, N>;
     using Message = V;
     using Weight = T;
@@ -16,6 +17,7 @@ struct ManyPaths {
 template <class T, int N>
 struct OnePath {
     static constexpr int sequences = 1;
+    using Layout = Wide<N>;
     using V = Vector<T, N>;
     using Message = T;
     using Weight = V;
@@ -35,8 +37,9 @@ void pad(const T* from, int64_t n, int64_t K, int64_t pitch, T* to) {
 
 // Pointer: the smallest unsigned type that holds a state.
 template <class L, class Pointer, class T>
-void viterbi(const Problem<T>& p, const int64_t* members, int count, const Decoded<T>& out,
-             Workspace& memory) {
+void viterbi(const Job<T>& job, const int64_t* members, int count, Workspace& memory) {
+    const Problem<T>& p = job.problem;
+    const Decoded<T>& out = job.decoded;
     using V = typename L::V;
     using Index = MaskOf<V>;
     using Integer = typename std::decay<decltype(Index{}[0])>::type;
@@ -65,6 +68,14 @@ void viterbi(const Problem<T>& p, const int64_t* members, int count, const Decod
             pad(rows[0] + t * K, n, K, R * N, reinterpret_cast<T*>(to));
         }
     };
+    const Rows<typename L::Layout, T> rows(p, members, count, memory);
+    using Logs = typename L::Layout::V;
+    Logs* logs = p.form == Form::dense ? nullptr : memory.take<Logs>(tile * R);
+    const auto read_emission = [&](int64_t t, int64_t n) {
+        if (p.form == Form::dense) return read(emission, t, n, l);
+        read_logs(rows, job.emissions, t, n, logs);
+        for (int64_t i = 0; i < n * R; ++i) l[i] = __builtin_convertvector(logs[i], V);
+    };
     // Lanes share one table, read as it lies; one path reads its own, padded.
     V* padded = many ? nullptr : memory.take<V>(K * R);
     const auto read_transition = [&](int64_t t) {
@@ -77,7 +88,7 @@ void viterbi(const Problem<T>& p, const int64_t* members, int count, const Decod
 
     LongSum<decltype(L::number(L::top(V{})))> score;
     for (int64_t t = 0; t < steps; ++t) {
-        if (t % tile == 0) read(emission, t, std::min(tile, steps - t), l);
+        if (t % tile == 0) read_emission(t, std::min(tile, steps - t));
         if (t && p.varies_in_time()) read_transition(t);
         const V* here = l + t % tile * R;
         std::swap(m, before);

@@ -1,7 +1,8 @@
 """Which module does the work: the reference, the compiled CPU kernels, a GPU.
 
-A backend is a module with filter, smooth, viterbi and sample over a canonical Chain.  The choice is
-made from the chain alone, never by the user; `using` overrides it in tests and benchmarks.
+A backend is a module with log_partition, filter, smooth, viterbi and sample over a canonical Chain.  The choice is
+made from the chain alone, never by the user; `using` overrides it in tests and benchmarks.  A fusing one also reads
+the emissions of potentials.py without their being written out, and has expect.
 """
 
 import functools
@@ -15,37 +16,54 @@ import torch
 from torch import Tensor
 
 from dbn_vae.inference import reference
-from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
+from dbn_vae.inference.potentials import Quadratic, Table
 
 
 class Backend(Protocol):
+    def log_partition(self, chain: Chain) -> Tensor: ...
     def filter(self, chain: Chain) -> Filtered: ...
     def smooth(self, chain: Chain) -> Posterior: ...
     def viterbi(self, chain: Chain) -> Path: ...
     def sample(self, chain: Chain, uniform: Tensor) -> Tensor: ...
 
 
+class Fusing(Backend, Protocol):
+    def expect(self, chain: Chain[Quadratic | Table], weights: Tensor) -> Expected: ...
+
+
 available: dict[str, Backend] = {"reference": reference}
+fusing: dict[str, Fusing] = {}
 try:
     from dbn_vae.inference import cpu
 except ImportError:  # installed without a C++ compiler
     pass
 else:
-    available["cpu"] = cpu
+    available["cpu"] = fusing["cpu"] = cpu
 
 _forced: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
 def backend(chain: Chain) -> Backend:
-    return available[_forced.get() or choose(chain)]
+    return available[name(chain)]
+
+
+def name(chain: Chain) -> str:
+    return _forced.get() or choose(chain)
 
 
 def choose(chain: Chain) -> str:
-    emission = chain.log_emission
-    potentials = (chain.log_initial, chain.log_transition, emission)
-    if not all(x.is_cpu and x.dtype == emission.dtype for x in potentials):
+    dtype = chain.log_initial.dtype
+    if dtype not in (torch.float32, torch.float64):
         return "reference"
-    if emission.dtype not in (torch.float32, torch.float64):
+    emission = chain.log_emission
+    parts = (emission,) if isinstance(emission, Tensor) else emission
+    parameters = parts if isinstance(emission, Tensor) else parts[-1:]
+    if not all(x.is_cpu for x in (chain.log_initial, chain.log_transition, *parts)):
+        return "reference"
+    if not all(x.dtype == dtype for x in (chain.log_transition, *parameters)):
+        return "reference"
+    if isinstance(emission, Quadratic) and not emission.x.dtype == emission.mean.dtype == dtype:
         return "reference"
     if "cpu" not in available:
         notice()

@@ -11,26 +11,41 @@ Source: Rabiner (1989), A tutorial on hidden Markov models; the convention is hi
 initial distribution and emits x_1 before any transition.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from dbn_vae.inference.potentials import Potential
 
-class Chain(NamedTuple):
+P = TypeVar("P", bound=Potential, covariant=True)
+
+
+class Chain(NamedTuple, Generic[P]):
     """Log-potentials of B chains of at most T steps over K states."""
 
     log_initial: Tensor  # (K,) or (B, K)
     log_transition: Tensor  # (K, K), (B, K, K) or (B, T-1, K, K); row i: from state i
-    log_emission: Tensor  # (B, T, K)
+    log_emission: P  # (B, T, K), or a form that stands for it: see potentials.py
     lengths: Tensor | None = None  # (B,) int64; None: every sequence is T long
 
-    def canonical(self) -> "Chain":
+    @property
+    def fused(self) -> bool:
+        """The emissions are not written out yet."""
+        return not isinstance(self.log_emission, Tensor)
+
+    def dense(self) -> "Chain[Tensor]":
+        """The same chain with its emissions written out."""
+        emission = self.log_emission
+        written = emission if isinstance(emission, Tensor) else emission.dense()
+        return Chain(self.log_initial, self.log_transition, written, self.lengths)
+
+    def canonical(self) -> "Chain[P]":
         """The same chain with log_initial (B, K) and lengths (B,) written out.
 
         Raises ValueError when the shapes do not fit together.
         """
-        if self.log_emission.dim() != 3:
+        if len(self.log_emission.shape) != 3:
             raise ValueError(f"log_emission has shape {tuple(self.log_emission.shape)}; it must be (B, T, K)")
         B, T, K = self.log_emission.shape
         allowed = [(K, K), (B, K, K), (B, T - 1, K, K)]
@@ -45,7 +60,7 @@ class Chain(NamedTuple):
             )
         lengths = self.lengths
         if lengths is None:
-            lengths = torch.full((B,), T, device=self.log_emission.device)
+            lengths = torch.full((B,), T, device=self.log_initial.device)
         elif lengths.shape != (B,):
             raise ValueError(f"lengths has shape {tuple(lengths.shape)}; it must be {(B,)}")
         return Chain(self.log_initial.expand(B, K), self.log_transition, self.log_emission, lengths)
@@ -57,9 +72,10 @@ class Chain(NamedTuple):
     def mask(self) -> Tensor:
         """True on real steps, False on padding: (B, T)."""
         B, T, _ = self.log_emission.shape
+        device = self.log_initial.device
         if self.lengths is None:
-            return self.log_emission.new_ones(B, T, dtype=torch.bool)
-        return torch.arange(T, device=self.log_emission.device) < self.lengths[:, None]
+            return torch.ones(B, T, dtype=torch.bool, device=device)
+        return torch.arange(T, device=device) < self.lengths[:, None]
 
 
 class Filtered(NamedTuple):
@@ -80,6 +96,15 @@ class Posterior(NamedTuple):
     gamma: Tensor  # (B, T, K) p(s_t | x_{1:T}) = ∂ log_z / ∂ log_emission; 0 on padding
     xi: Tensor  # (B, K, K) Σ_t p(s_{t-1}, s_t | x_{1:T}) = ∂ log_z / ∂ log_transition;
     #             (B, T-1, K, K), not summed, where the transitions vary in time
+
+
+class Expected(NamedTuple):
+    """Sums over sequences with their weights: what an M-step needs."""
+
+    log_z: Tensor  # (B,) log p(x_{1:T}), not weighted
+    first: Tensor  # (K,) Σ_b weight_b p(s_1 | x_{1:T})
+    pairs: Tensor  # (K, K) Σ_b weight_b Σ_t p(s_{t-1}, s_t | x_{1:T})
+    statistics: tuple[Tensor, ...]  # of the emissions; see potentials.py
 
 
 class Path(NamedTuple):

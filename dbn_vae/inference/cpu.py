@@ -1,4 +1,4 @@
-"""The compiled engine: reference.py's four functions on CPU tensors, exact and fast.
+"""The compiled engine: reference.py's functions on CPU tensors, exact and fast, and emissions it computes itself.
 
 The kernels are C++ (_cpu.cpp, which says how they work); here are only their tables and their results.
 """
@@ -7,54 +7,86 @@ import torch
 from torch import Tensor
 
 from dbn_vae.inference import _cpu
-from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
+from dbn_vae.inference.potentials import Quadratic, Table
+
+
+def log_partition(chain: Chain) -> Tensor:
+    tables, _alive = prepare(chain)
+    log_z = chain.log_initial.new_empty(chain.log_emission.shape[0])
+    _cpu.filter(tables, log_z.data_ptr(), 0, 0)
+    return log_z
 
 
 def filter(chain: Chain) -> Filtered:
-    tables, *_alive = prepare(chain)
-    emission = chain.log_emission
-    B, T, K = emission.shape
-    log_z, probs, c = emission.new_empty(B), emission.new_empty(B, T, K), emission.new_empty(B, T)
+    tables, _alive = prepare(chain)
+    new = chain.log_initial.new_empty
+    B, T, K = chain.log_emission.shape
+    log_z, probs, c = new(B), new(B, T, K), new(B, T)
     _cpu.filter(tables, log_z.data_ptr(), probs.data_ptr(), c.data_ptr())
     return Filtered(log_z, probs, c)
 
 
 def smooth(chain: Chain) -> Posterior:
-    tables, *_alive = prepare(chain)
-    emission = chain.log_emission
-    B, T, K = emission.shape
-    pairs = (B, T - 1, K, K) if chain.varies_in_time else (B, K, K)
-    log_z, gamma, xi = emission.new_empty(B), emission.new_empty(B, T, K), emission.new_empty(pairs)
+    tables, _alive = prepare(chain)
+    new = chain.log_initial.new_empty
+    B, T, K = chain.log_emission.shape
+    log_z, gamma = new(B), new(B, T, K)
+    xi = new(B, T - 1, K, K) if chain.varies_in_time else new(B, K, K)
     _cpu.smooth(tables, log_z.data_ptr(), gamma.data_ptr(), xi.data_ptr())
     return Posterior(log_z, gamma, xi)
 
 
+def expect(chain: Chain[Quadratic | Table], weights: Tensor) -> Expected:
+    tables, _alive = prepare(chain)
+    new, emission = chain.log_initial.new_empty, chain.log_emission
+    B, _, K = emission.shape
+    weights = weights.to(chain.log_initial.dtype).contiguous()
+    log_z, first, pairs = new(B), new(K), new(K, K)
+    statistics = (
+        new(3, *emission.mean.shape) if isinstance(emission, Quadratic) else new(1, *emission.log_probs.shape)
+    )
+    results = (weights, log_z, first, pairs, statistics)
+    _cpu.expect(tables, *(x.data_ptr() for x in results))
+    return Expected(log_z, first, pairs, statistics.unbind())
+
+
 def viterbi(chain: Chain) -> Path:
-    tables, *_alive = prepare(chain)
-    emission = chain.log_emission
-    B, T, _ = emission.shape
-    states, score = emission.new_empty(B, T, dtype=torch.int64), emission.new_empty(B)
+    tables, _alive = prepare(chain)
+    B, T, _ = chain.log_emission.shape
+    states, score = torch.empty(B, T, dtype=torch.int64), chain.log_initial.new_empty(B)
     _cpu.viterbi(tables, states.data_ptr(), score.data_ptr())
     return Path(states, score)
 
 
 def sample(chain: Chain, uniform: Tensor) -> Tensor:
-    tables, *_alive = prepare(chain)
+    tables, _alive = prepare(chain)
     uniform = uniform.to(torch.float64).contiguous()
     states = torch.empty(uniform.shape, dtype=torch.int64)
     _cpu.sample(tables, uniform.data_ptr(), uniform.shape[0], states.data_ptr())
     return states
 
 
-def prepare(chain: Chain) -> tuple[_cpu.Tables, Tensor, Tensor, Tensor, Tensor]:
+def prepare(chain: Chain) -> tuple[_cpu.Tables, list[Tensor]]:
     """The addresses of the potentials, and the tensors that must outlive them."""
     assert chain.lengths is not None  # a canonical chain
-    initial, transition, emission = (x.contiguous() for x in chain[:3])
+    initial, transition = chain.log_initial.contiguous(), chain.log_transition.contiguous()
     lengths = chain.lengths.to(torch.int64).contiguous()
+    emission = chain.log_emission
     B, T, K = emission.shape
     tables = _cpu.Tables(
-        emission.dtype == torch.float64, B, T, K, transition.dim() - 2,
-        initial.data_ptr(), transition.data_ptr(), emission.data_ptr(), lengths.data_ptr(),
-        torch.get_num_threads(),
+        initial.dtype == torch.float64, B, T, K, transition.dim() - 2,
+        initial.data_ptr(), transition.data_ptr(), lengths.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return tables, initial, transition, emission, lengths
+    if isinstance(emission, Table):
+        emission = emission._replace(symbols=emission.symbols.to(initial.dtype))
+    parts = (emission,) if isinstance(emission, Tensor) else emission
+    alive = [part.contiguous() for part in parts]
+    addresses = [part.data_ptr() for part in alive]
+    if isinstance(emission, Quadratic):
+        tables.quadratic(emission.x.shape[-1], *addresses)
+    elif isinstance(emission, Table):
+        tables.symbols(emission.log_probs.shape[-1], *addresses)
+    else:
+        tables.dense(*addresses)
+    return tables, [initial, transition, lengths, *alive]

@@ -14,42 +14,60 @@ import torch
 from torch import Tensor
 
 from dbn_vae.inference import reference
-from dbn_vae.inference.backends import backend
-from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+from dbn_vae.inference.backends import Backend, available, backend, fusing, name
+from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
+from dbn_vae.inference.potentials import Quadratic, Table
 
 
 def log_partition(chain: Chain) -> Tensor:
     """log Z of every sequence: (B,), in nats, differentiable twice in every potential."""
-    chain = chain.canonical()
-    return _LogPartition.apply(*chain)
+    if not torch.is_grad_enabled():
+        engine, chain = ready(chain)
+        return engine.log_partition(chain)
+    return _LogPartition.apply(*chain.dense().canonical())
 
 
 def filter(chain: Chain) -> Filtered:
     """p(s_t | x_{1:t}) and log p(x_t | x_{1:t-1}); see Filtered."""
-    chain = detached(chain)
-    return backend(chain).filter(chain)
+    engine, chain = ready(chain)
+    return engine.filter(chain)
 
 
 def smooth(chain: Chain) -> Posterior:
     """p(s_t | x_{1:T}) and expected transition counts; see Posterior."""
+    engine, chain = ready(chain)
+    return engine.smooth(chain)
+
+
+def expect(chain: Chain[Quadratic | Table], weights: Tensor) -> Expected:
+    """What an M-step needs of all sequences, with their weights (B,); see Expected.
+
+    The transitions must be the same in every sequence and step: (K, K).
+    """
     chain = detached(chain)
-    return backend(chain).smooth(chain)
+    chosen = name(chain)
+    if chosen in fusing:
+        return fusing[chosen].expect(chain, weights)
+    log_z, gamma, xi = available[chosen].smooth(chain.dense())
+    weighted = gamma * weights[:, None, None]
+    pairs = torch.einsum("b,bij->ij", weights, xi)
+    return Expected(log_z, weighted[:, 0].sum(0), pairs, chain.log_emission.statistics(weighted))
 
 
 def viterbi(chain: Chain) -> Path:
     """The most probable path (B, T) and its joint log-probability (B,)."""
-    chain = detached(chain)
-    return backend(chain).viterbi(chain)
+    engine, chain = ready(chain)
+    return engine.viterbi(chain)
 
 
 def sample(chain: Chain, n: int, generator: torch.Generator | None = None) -> Tensor:
     """n independent paths from p(s_{1:T} | x_{1:T}): (n, B, T) int64, −1 on padding."""
-    chain = detached(chain)
+    engine, chain = ready(chain)
     B, T, _ = chain.log_emission.shape
-    device = chain.log_emission.device
+    device = chain.log_initial.device
     source = device if generator is None else generator.device
     uniform = torch.rand(n, B, T, generator=generator, device=source, dtype=torch.float64)
-    return backend(chain).sample(chain, uniform.to(device))
+    return engine.sample(chain, uniform.to(device))
 
 
 def step(belief: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +83,7 @@ def step(belief: Tensor, log_transition: Tensor, log_emission: Tensor) -> tuple[
 
 def path_score(chain: Chain, states: Tensor) -> Tensor:
     """log p(states, x) of given paths (B, T): (B,); entries on padding are ignored."""
-    chain = chain.canonical()
+    chain = chain.dense().canonical()
     mask = chain.mask()
     s = torch.where(mask, states, 0)
     emission = chain.log_emission.gather(2, s[..., None]).squeeze(2)
@@ -79,6 +97,13 @@ def path_score(chain: Chain, states: Tensor) -> Tensor:
         moves = rows.gather(2, s[:, 1:, None]).squeeze(2)
         score = score + torch.where(mask[:, 1:], moves, 0.0).sum(1)
     return score
+
+
+def ready(chain: Chain) -> tuple[Backend, Chain]:
+    """The backend that does the work, and the chain in a form it reads, without gradients."""
+    chain = detached(chain)
+    chosen = name(chain)
+    return available[chosen], chain if chosen in fusing else chain.dense()
 
 
 def detached(chain: Chain) -> Chain:
@@ -98,7 +123,7 @@ class _LogPartition(torch.autograd.Function):
     ) -> Tensor:
         chain = Chain(log_initial, log_transition, log_emission, lengths)
         if not any(ctx.needs_input_grad):
-            return backend(chain).filter(chain).log_z
+            return backend(chain).log_partition(chain)
         log_z, gamma, xi = backend(chain).smooth(chain)
         ctx.save_for_backward(*chain, gamma, xi)
         return log_z

@@ -14,7 +14,7 @@ from torch import Tensor
 from dbn_vae import inference
 from dbn_vae.distributions import at
 from dbn_vae.emissions.base import Emission
-from dbn_vae.inference import Chain
+from dbn_vae.inference import Chain, Potential
 from dbn_vae.models.base import Generator, StateModel
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
@@ -33,7 +33,11 @@ class HMM(StateModel):
         self.transition, self.emission = transition, emission
 
     def chain(self, batch: Batch) -> Chain:
-        return state_chain(self.transition, self.emission.log_prob(batch.x, batch.observed), batch)
+        if torch.is_grad_enabled() or batch.labels is not None:
+            potential: Potential = self.emission.log_prob(batch.x, batch.observed)
+        else:
+            potential = self.emission.potential(batch.x, batch.observed)
+        return state_chain(self.transition, potential, batch)
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         """The exact log-likelihood; β and the generator have nothing to act on."""
@@ -46,12 +50,12 @@ class HMM(StateModel):
         return self.emission.sample(states, generator), states
 
 
-def state_chain(transition: Transition, potential: Tensor, batch: Batch) -> Chain:
-    """A learned chain under potentials (B, T, K) and the batch's labels."""
+def state_chain(transition: Transition, potential: Potential, batch: Batch) -> Chain:
+    """A learned chain under potentials (B, T, K) and the batch's labels, which need them written out."""
     return Chain(
         transition.log_initial(),
         transition.log_transition(),
-        labelled(potential, batch),
+        labelled(potential, batch) if isinstance(potential, Tensor) else potential,
         batch.lengths,
     )
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dbn_vae import inference
 from dbn_vae.emissions.base import ClosedForm
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
@@ -58,9 +59,14 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
     assert isinstance(model.emission, ClosedForm)
     parts = []
     for batch in batches:
-        posterior = model.smooth(batch)
+        weight, chain = batch.weights, model.chain(batch)
+        if chain.fused:
+            log_z, first, pairs, statistics = inference.expect(chain, weight)
+            require_possible(log_z, batch.which)
+            parts.append(Expectation(weight @ log_z, first, pairs, statistics))
+            continue
+        posterior = inference.smooth(chain)
         require_possible(posterior.log_z, batch.which)
-        weight = batch.weights
         weighted = posterior.gamma * weight[:, None, None]
         mask = batch.mask
         parts.append(

@@ -7,7 +7,7 @@ A sticky chain is the same one with a Dirichlet prior that adds κ pseudo-counts
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.distributions import dirichlet_mode, log_dirichlet
+from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized
 from dbn_vae.transitions.base import Transition
 
 
@@ -29,15 +29,15 @@ class Stationary(Transition):
     ) -> None:
         super().__init__()
         self.n_components = len(startprob)
-        self.initial_logits = nn.Parameter(startprob.log())
-        self.transition_logits = nn.Parameter(transmat.log())
+        self.initial_logits = nn.Parameter(log(startprob))
+        self.transition_logits = nn.Parameter(log(transmat))
         self.startprob_prior, self.transmat_prior = startprob_prior, transmat_prior
 
     def log_initial(self) -> Tensor:
-        return self.initial_logits.log_softmax(-1)
+        return log_normalized(self.initial_logits)
 
     def log_transition(self) -> Tensor:
-        return self.transition_logits.log_softmax(-1)
+        return log_normalized(self.transition_logits)
 
     @torch.no_grad()
     def maximize(self, first: Tensor, pairs: Tensor) -> None:
@@ -54,7 +54,7 @@ class Stationary(Transition):
 
     def n_free(self) -> int:
         def free(logits: Tensor) -> int:
-            possible = (logits.log_softmax(-1).exp() > 0).sum(-1)
+            possible = (log_normalized(logits).exp() > 0).sum(-1)
             return int((possible - 1).sum())
 
         start = 0 if "initial" in self.frozen else free(self.initial_logits)
