@@ -29,6 +29,7 @@ from dbn_vae.evaluation.states import effective_states
 from dbn_vae.io import load
 
 N_STARTS = 4
+PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"  # a number and its error stay on one line
 SAME_START: dict[str, Any] = {"covars_prior": 0.0, "n_iter": 200, "tol": 1e-4}
 
 
@@ -341,10 +342,11 @@ def readable(result: pd.DataFrame) -> pd.DataFrame:
         {
             "model": result["model"],
             "nats per day": [
-                f"{v:.3f} ± {e:.3f}" for v, e in zip(result["per frame"], result["s.e."], strict=True)
+                f"{v:.3f}{PLUS_MINUS}{e:.3f}"
+                for v, e in zip(result["per frame"], result["s.e."], strict=True)
             ],
             "gain": [
-                "reference" if e == 0 else f"{round(v, 3) + 0.0:+.3f} ± {e:.3f}"
+                "reference" if e == 0 else f"{round(v, 3) + 0.0:+.3f}{PLUS_MINUS}{e:.3f}"
                 for v, e in zip(result["gain"], result["gain s.e."], strict=True)
             ],
             "kind": result["kind"],
