@@ -207,10 +207,7 @@ class ClassicalHMM(StateEstimator):
     def get_stationary_distribution(self) -> np.ndarray:
         """The π with π A = π: (K,)."""
         self.require_fitted()
-        K = self.n_components
-        system = np.vstack([np.transpose(self.transmat_) - np.eye(K), np.ones(K)])
-        solution, *_ = np.linalg.lstsq(system, np.append(np.zeros(K), 1.0), rcond=None)
-        return np.asarray(np.clip(solution, 0, None) / np.clip(solution, 0, None).sum())
+        return stationary_distribution(self.transmat_)
 
     def n_parameters(self) -> int:
         """Free parameters: structural zeros and what params froze left out."""
@@ -248,6 +245,16 @@ class ClassicalHMM(StateEstimator):
             self.tol, self.n_iter, self.verbose, facts["history"], facts["converged"]
         )
         self.n_free_ = facts["n_free"]
+
+
+def stationary_distribution(transmat: Any) -> np.ndarray:
+    """The π with π A = π: (K,)."""
+    A = np.asarray(transmat)
+    K = len(A)
+    system = np.vstack([A.T - np.eye(K), np.ones(K)])
+    solution, *_ = np.linalg.lstsq(system, np.append(np.zeros(K), 1.0), rcond=None)
+    positive = np.clip(solution, 0, None)
+    return np.asarray(positive / positive.sum())
 
 
 def as_array(value: Tensor) -> np.ndarray:

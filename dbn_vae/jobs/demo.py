@@ -24,6 +24,7 @@ import dbn_vae
 from dbn_vae import storage
 from dbn_vae.datasets import load_goog
 from dbn_vae.estimators import VAEHMM, DeepMarkovModel, GaussianHMM
+from dbn_vae.estimators.classical import stationary_distribution
 from dbn_vae.evaluation.comparison import Peer, Row, Split, hold_out, table
 from dbn_vae.evaluation.states import effective_states
 from dbn_vae.io import load
@@ -79,7 +80,7 @@ def fit_compare_report(arguments: argparse.Namespace) -> int:
     described = describe(decoded, series)
     print(f"\nBest model with states: {best.name}.  What its states are:")
     print("\n".join(f"  {line}" for line in described["in words"]))
-    write_tables(arguments.out, result, decoded)
+    write_tables(arguments.out, result, decoded, series.days.dates)
     write_page(arguments, series, rows, result, best, decoded, described, checks)
     print()
     for check in checks:
@@ -229,12 +230,6 @@ def ordinal_calm(k: int, K: int) -> str:
     return f"number {k + 1} of {K} from calm to wild"
 
 
-def stationary_distribution(A: np.ndarray) -> np.ndarray:
-    K = len(A)
-    system = np.vstack([A.T - np.eye(K), np.ones(K)])
-    return np.asarray(np.linalg.lstsq(system, np.append(np.zeros(K), 1.0), rcond=None)[0])
-
-
 # -- writing
 
 
@@ -264,9 +259,8 @@ def sane(rows: list[Row], decoded: Decoded) -> list[Check]:
     ]
 
 
-def write_tables(out: Path, result: pd.DataFrame, decoded: Decoded) -> None:
-    days = load_goog()
-    states = pd.DataFrame({"date": days.dates.astype(str), "state": decoded.states})
+def write_tables(out: Path, result: pd.DataFrame, decoded: Decoded, dates: np.ndarray) -> None:
+    states = pd.DataFrame({"date": dates.astype(str), "state": decoded.states})
     for k in range(decoded.gamma.shape[1]):
         states[f"p{k}"] = decoded.gamma[:, k]
     storage.write_bytes(out / "states.csv", states.to_csv(index=False).encode())
