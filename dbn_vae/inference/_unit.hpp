@@ -60,7 +60,8 @@ void expect(Unit<L, T>& u, const Transitions& A, const Job<T>& job, double* tota
     for (int w = 0; w < u.count; ++w)
         if (!reinterpret_cast<const int64_t*>(&u.bad)[w])
             u.number(weight, w) = double(job.expected.weights[u.members[w]]);
-    add_rows(u, first, 1, weight, to.first);
+    if (u.problem.pieces) u.put(first, u.problem.pieces->first);
+    else add_rows(u, first, 1, weight, to.first);
     add_rows(u, pairs, u.K, weight, to.pairs);
     if (symbols) add_symbols(u, u.a, weight, to.statistics, memory);
     else add_moments(u, moments, weight, to.statistics);
@@ -74,7 +75,9 @@ void scaled(const Job<T>& job, const int64_t* members, int count, double* totals
                               : prepare(p.log_transition(members[0], 1), p.K, job.stride, memory);
     const bool keep = job.verb != Verb::filter;
     Unit<L, T> u(p, members, count, keep, memory);
-    if (job.verb == Verb::filter && job.filtered.probs) {
+    if (job.verb == Verb::recede) {
+        u.put(recede(u, A, job.emissions, memory), p.pieces->back);
+    } else if (job.verb == Verb::filter && job.filtered.probs) {
         double* rest = memory.take<double>((tile + 2) * W);
         double* normalizer = memory.take<double>((tile + 2) * W);
         forward(u, A, job.emissions, keep, [&](int64_t t0, int64_t t1) {
@@ -83,13 +86,21 @@ void scaled(const Job<T>& job, const int64_t* members, int count, double* totals
     } else {
         forward(u, A, job.emissions, keep, [](int64_t, int64_t) {});
     }
+    if (p.pieces && p.pieces->last) u.put(u.a + (u.steps - 1) * u.R, p.pieces->last);
     T* log_z = job.filtered.log_z;
     if (job.verb == Verb::smooth) {
         const Smoothed<T>& out = job.smoothed;
         const auto* pairs = backward(u, A, memory, [&](int64_t t0, int64_t t1, const auto* gamma) {
             u.write(gamma, t1 - t0, out.gamma + t0 * p.K, p.T_ * p.K);
+            if (p.pieces && t0 == 0) u.put(gamma, p.pieces->first);
         });
-        u.write(pairs, p.K, out.xi, p.K * p.K);
+        if (p.pieces) {
+            typename L::Scalar one{};
+            for (int w = 0; w < count; ++w) u.number(one, w) = 1.0;
+            add_rows(u, pairs, p.K, one, totals);
+        } else {
+            u.write(pairs, p.K, out.xi, p.K * p.K);
+        }
         log_z = out.log_z;
     } else if (job.verb == Verb::expect) {
         expect(u, A, job, totals, memory);
@@ -98,7 +109,10 @@ void scaled(const Job<T>& job, const int64_t* members, int count, double* totals
         if (job.verb == Verb::sample && !u.bad && !sample(u, A, job.sampled, memory)) u.bad = -1;
     }
     for (int w = 0; w < count; ++w) {
-        if (reinterpret_cast<const int64_t*>(&u.bad)[w])
+        if (p.pieces) {
+            if (reinterpret_cast<const int64_t*>(&u.bad)[w]) *p.pieces->failed = true;
+            if (p.pieces->log_z) p.pieces->log_z[members[w]] = u.number(u.log_z, w);
+        } else if (reinterpret_cast<const int64_t*>(&u.bad)[w])
             exactly(job, members[w], totals, memory);
         else if (log_z)
             log_z[members[w]] = T(u.number(u.log_z, w));
