@@ -55,7 +55,7 @@ class Sequences:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> "Sequences":
-        """Data in any of the usual forms.
+        """Data in any of the usual forms; complete float64 arrays are not copied.
 
         Args:
             X: a Sequences, taken as it is; (n, D) array or tensor with `lengths`, the B sequences stacked; a list
@@ -79,12 +79,14 @@ class Sequences:
                 )
             return X.to(dtype=dtype, device=device)
         frames, sizes = flatten(X, lengths, sequence)
-        observed = ~np.isnan(frames)
-        if np.isinf(frames).any():
-            row = int(np.argwhere(np.isinf(frames))[0][0])
-            raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
+        observed = np.isfinite(frames)
+        if not observed.all():
+            if np.isinf(frames).any():
+                row = int(np.argwhere(np.isinf(frames))[0][0])
+                raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
+            frames = np.where(observed, frames, 0.0)
         return cls(
-            x=torch.as_tensor(np.where(observed, frames, 0.0), dtype=dtype, device=device),
+            x=torch.as_tensor(np.require(frames, requirements=["C", "W"]), dtype=dtype, device=device),
             observed=torch.as_tensor(observed, device=device),
             lengths=torch.as_tensor(sizes, device=device),
             weights=torch.as_tensor(check_weights(weights, len(sizes)), dtype=dtype, device=device),
@@ -142,6 +144,9 @@ class Sequences:
 
     def batches(self, max_frames: int = 2**18) -> Iterator[Batch]:
         """Every sequence once, sequences of like length together, about max_frames padded frames each."""
+        if len(self) == 1:
+            yield self.only()
+            return
         lengths = self.lengths.cpu().numpy()
         order = torch.from_numpy(np.argsort(-lengths, kind="stable")).to(self.x.device)
         sizes = -np.sort(-lengths)
@@ -151,6 +156,18 @@ class Sequences:
             yield self.batch(order[first:last])
             first = last
 
+    def only(self) -> Batch:
+        """The one sequence of the data set as a batch: views, no gather."""
+        return Batch(
+            x=self.x[None],
+            observed=self.observed[None],
+            lengths=self.lengths,
+            weights=self.weights,
+            labels=None if self.labels is None else self.labels[None],
+            inputs=None if self.inputs is None else self.inputs[None],
+            which=torch.zeros(1, dtype=torch.int64, device=self.x.device),
+        )
+
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Every sequence once in random order, batch_size sequences at a time."""
         order = torch.randperm(len(self), generator=generator).to(self.x.device)
@@ -159,6 +176,9 @@ class Sequences:
 
     def unbatch(self, batch: Batch, values: Tensor, out: Tensor) -> None:
         """Write values (B, T, ...) of a batch's real steps to the rows of out (N, ...) they came from."""
+        if len(self) == 1:
+            out.numpy()[:] = values[0].cpu().numpy()
+            return
         rows = self.rows(batch.which)
         if isinstance(rows, slice):
             out.numpy()[rows] = values.flatten(0, 1).cpu().numpy()
@@ -250,7 +270,7 @@ def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.
             f"X has shape {array.shape}; a sequence is (n, D): for one column use X.reshape(-1, 1)"
         )
     if array.ndim == 2:
-        return array, check_lengths([len(array)] if lengths is None else lengths, total=len(array))
+        return array, check_lengths(lengths, total=len(array))
     B, T = array.shape[:2]
     cut = np.full(B, T) if lengths is None else check_lengths(lengths, total=None)
     if len(cut) != B or cut.max() > T:
@@ -306,7 +326,9 @@ def as_numpy(value: Any) -> np.ndarray:
 
 
 def check_lengths(lengths: Any, total: int | None) -> np.ndarray:
-    sizes = np.atleast_1d(np.asarray(lengths))
+    if lengths is None and total:
+        return np.array([total])  # one sequence
+    sizes = np.atleast_1d(np.asarray([total] if lengths is None else lengths))
     whole = np.issubdtype(sizes.dtype, np.number) and np.equal(np.mod(sizes, 1), 0).all()
     if sizes.ndim != 1 or not whole:
         raise ValueError(f"lengths={lengths!r} must be a one-dimensional list of whole numbers")

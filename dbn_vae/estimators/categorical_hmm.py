@@ -54,7 +54,7 @@ class CategoricalHMM(ClassicalHMM):
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)
         assert isinstance(model.emission, Categorical)
-        model.emission.concentration = torch.as_tensor(self.emissionprob_prior, dtype=self.dtype)
+        model.emission.concentration = self.concentration(self.emissionprob_prior)
 
     def absorb(self, emission: Emission, letters: str) -> None:
         assert isinstance(emission, Categorical)

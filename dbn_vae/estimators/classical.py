@@ -109,26 +109,30 @@ class ClassicalHMM(StateEstimator):
         """A model to climb from: attributes that init_params does not name keep their values."""
         own = {"startprob_": "s", "transmat_": "t"} | {a: letter for letter, a in self.letters.items()}
         fresh = {letter for a, letter in own.items() if letter in self.init_params or not hasattr(self, a)}
+        if not fresh:
+            model = self.build()
+            model.emission.check(data.x, data.observed)
+            self.prepare(model, data)
+            return model
         K = self.n_components
         emission = self.first_emission(data) if fresh - {"s", "t"} else self.emission()
         emission.check(data.x, data.observed)
         uniform = torch.full((K,), 1 / K, dtype=self.dtype)
         model = HMM(Stationary(uniform, uniform.expand(K, K).clone()), emission)
-        if fresh:
-            # starts differ in kind: clusters and counted moves, clusters that last, then chance
-            use_clusters = self.clustered and restart % 4 != 3
-            responsibilities = (cluster if use_clusters else randomly)(data, K, generator)
-            if data.labels is not None:
-                require_labels(data.labels, K)
-                responsibilities = named_by(data.labels, responsibilities)
-            start(model, data, responsibilities, stay=None if restart % 2 == 0 else 0.95)
+        # starts differ in kind: clusters and counted moves, clusters that last, then chance
+        use_clusters = self.clustered and restart % 4 != 3
+        responsibilities = (cluster if use_clusters else randomly)(data, K, generator)
+        if data.labels is not None:
+            require_labels(data.labels, K)
+            responsibilities = named_by(data.labels, responsibilities)
+        start(model, data, responsibilities, stay=None if restart % 2 == 0 else 0.95)
         if fresh != set(own.values()):
             kept = {a: getattr(self, a) for a, letter in own.items() if letter not in fresh}
             self.absorb(model.emission, "".join(fresh))
             self.absorb_chain(model, "".join(fresh))
             for attribute, value in kept.items():
                 setattr(self, attribute, value)
-            model = self.state_model()
+            model = self.build()
         self.prepare(model, data)
         return model
 
@@ -136,8 +140,8 @@ class ClassicalHMM(StateEstimator):
         """Priors and frozen parts."""
         chain = model.transition
         assert isinstance(chain, Stationary)
-        chain.startprob_prior = torch.as_tensor(self.startprob_prior, dtype=self.dtype)
-        chain.transmat_prior = torch.as_tensor(self.transmat_prior, dtype=self.dtype)
+        chain.startprob_prior = self.concentration(self.startprob_prior)
+        chain.transmat_prior = self.concentration(self.transmat_prior)
         chain.frozen = frozenset(
             name for letter, name in (("s", "initial"), ("t", "transition")) if letter not in self.params
         )
@@ -146,6 +150,10 @@ class ClassicalHMM(StateEstimator):
         )
         # counted here: zeros of the start are structure, zeros that EM arrives at are estimates
         self.n_free_ = model.transition.n_free() + model.emission.n_free()
+
+    def concentration(self, prior: Any) -> Tensor | float:
+        """A Dirichlet prior as given by the user: a number, or an array of them."""
+        return float(prior) if np.isscalar(prior) else torch.as_tensor(prior, dtype=self.dtype)
 
     def keep(self, model: HMM) -> None:
         self.absorb_chain(model, "st")
@@ -164,13 +172,25 @@ class ClassicalHMM(StateEstimator):
         return all(hasattr(self, a) for a in attributes)
 
     def state_model(self) -> HMM:
+        """The module of the fitted attributes as they are now; built anew only when one has changed."""
+        attributes = [
+            np.asarray(getattr(self, a)) for a in ("startprob_", "transmat_", *self.letters.values())
+        ]
+        options = [v for v in vars(self).values() if isinstance(v, str | int)]
+        now = (options, *((a.shape, a.dtype, a.tobytes()) for a in attributes))
+        if getattr(self, "_built", (None,))[0] != now:
+            self._built = now, self.build()
+        return self._built[1]
+
+    def build(self) -> HMM:
+        """A module of its own with the fitted attributes."""
         startprob = checked("startprob_", self.startprob_, (self.n_components,))
         transmat = checked("transmat_", self.transmat_, (self.n_components, self.n_components))
         return HMM(Stationary(startprob, transmat), self.emission())
 
     @property
     def width(self) -> int:
-        return self.emission().n_features
+        return self.state_model().emission.n_features
 
     def prepared(self, data: Sequences) -> Sequences:
         return data
@@ -181,7 +201,7 @@ class ClassicalHMM(StateEstimator):
         return exact(self.state_model(), self.sequences(X, lengths))
 
     def check(self, data: Sequences) -> None:
-        self.emission().check(data.x, data.observed)
+        self.state_model().emission.check(data.x, data.observed)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, currstate: int | None = None

@@ -64,4 +64,4 @@ class VAEHMM(DeepStateEstimator):
         )
         labels = None if data.labels is None else data.labels.cpu().numpy()
         hmm.fit(latents.cpu().numpy(), data.lengths.cpu().numpy(), labels=labels)
-        adopt(model, hmm.state_model().to(data.x))
+        adopt(model, hmm.build().to(data.x))

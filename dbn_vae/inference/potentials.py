@@ -24,7 +24,7 @@ class Quadratic(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.x.shape[:-1], len(self.mean))
+        return (*self.x.shape[:-1], self.mean.shape[0])
 
     def detach(self) -> "Quadratic":
         return Quadratic(self.x, self.observed, self.mean.detach(), self.log_scale.detach())
@@ -60,7 +60,7 @@ class Table(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.symbols.shape, len(self.log_probs))
+        return (*self.symbols.shape, self.log_probs.shape[0])
 
     def detach(self) -> "Table":
         return self._replace(log_probs=self.log_probs.detach())

@@ -8,6 +8,7 @@ parameters the model has.  Source: Rabiner (1989); Dempster, Laird and Rubin (19
 """
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,10 @@ class Expectation(NamedTuple):
     pairs: Tensor  # (K, K) expected moves
     emission: tuple[Tensor, ...]
 
+    def plus(self, other: "Expectation") -> "Expectation":
+        emission = tuple(a + b for a, b in zip(self.emission, other.emission, strict=True))
+        return Expectation(*(a + b for a, b in zip(self[:3], other[:3], strict=True)), emission)
+
 
 @torch.no_grad()
 def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
@@ -49,7 +54,8 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
     while True:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
-        yield EMStep(log_likelihood, log_likelihood + float(model.log_parameter_prior()))
+        log_prior = float(model.transition.log_prior()) + float(model.emission.log_prior())
+        yield EMStep(log_likelihood, log_likelihood + log_prior)
         model.transition.maximize(e.first, e.pairs)
         model.emission.maximize(*e.emission)
 
@@ -77,18 +83,14 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
                 model.emission.statistics(batch.x[mask], batch.observed[mask], weighted[mask]),
             )
         )
-    return Expectation(
-        torch.stack([p.log_likelihood for p in parts]).sum(),
-        torch.stack([p.first for p in parts]).sum(0),
-        torch.stack([p.pairs for p in parts]).sum(0),
-        tuple(torch.stack(s).sum(0) for s in zip(*(p.emission for p in parts), strict=True)),
-    )
+    return reduce(Expectation.plus, parts)
 
 
 def require_possible(log_z: Tensor, which: Tensor) -> None:
     """Raise ValueError naming the sequences of probability 0."""
-    impossible = which[log_z == -torch.inf].tolist()
-    if impossible:
+    never = log_z == -torch.inf
+    if never.any():
+        impossible = which[never].tolist()
         raise ValueError(
             f"sequence {impossible[0]} is impossible under the model (log-likelihood −inf; "
             f"{len(impossible)} such in all): a forbidden transition, a symbol of probability 0 or a label "

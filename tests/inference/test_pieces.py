@@ -107,17 +107,18 @@ def test_slow_forgetting(compiled: str, stay: float) -> None:
     agree(chain(3, 40_000, stay=stay, spread=0.3), pieces=4 if stay == 0.95 else 0)
 
 
-def test_nothing_is_forgotten(compiled: str) -> None:
+@pytest.mark.parametrize("at", [10, T - 10])
+def test_nothing_is_forgotten(compiled: str, at: int) -> None:
     """States that never mix.  All windows see the same flat evidence and agree; only a far step tells the states
-    apart, which the pieces themselves find out."""
+    apart, which the pieces themselves find out: going forward if it comes early, backward if late."""
     c = chain(2)._replace(log_transition=torch.tensor([[0.0, -math.inf], [-math.inf, 0.0]], dtype=f64))
     c.log_emission[:] = 0.0
-    c.log_emission[:, 10] = torch.tensor([0.0, -3.0])
+    c.log_emission[:, at] = torch.tensor([0.0, -3.0])
     before = _cpu.cuts()
     gamma = inference.smooth(c).gamma
     assert _cpu.cuts() == before
     torch.testing.assert_close(gamma, inference.smooth(whole(c)).gamma, rtol=0, atol=1e-12)
-    assert float(gamma[0, -1, 0]) > 0.9
+    assert float(gamma[0, T - 1 - at, 0]) > 0.9
 
 
 def test_guesses_are_proved(compiled: str) -> None:
