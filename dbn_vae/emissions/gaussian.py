@@ -19,7 +19,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from dbn_vae.distributions import log, normal
 from dbn_vae.emissions.base import ClosedForm, Emission
-from dbn_vae.inference.potentials import Quadratic
+from dbn_vae.inference.potentials import Potential, Quadratic, Whitened
 
 
 class GaussianPrior(NamedTuple):
@@ -183,6 +183,15 @@ class FullGaussian(Gaussian):
     def distribution(self) -> Distribution:
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril(), validate_args=False)
 
+    def potential(self, x: Tensor, observed: Tensor) -> Potential:
+        """Whitened where every frame was observed as a whole or not at all."""
+        whole = observed.all(-1)
+        if not bool((whole == observed.any(-1)).all()):
+            return self.log_prob(x, observed)
+        identity = torch.eye(self.n_features, dtype=x.dtype, device=x.device)
+        factor = torch.linalg.solve_triangular(self.scale_tril(), identity, upper=False)
+        return Whitened(x, whole, self.mean, factor)
+
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, x.shape[-1])
         covariance = self.covariance()
@@ -198,12 +207,13 @@ class FullGaussian(Gaussian):
         return out.reshape(*x.shape[:-1], self.n_components)
 
     def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """Σ w (K, 1), Σ w E[x − μ] (K, D), Σ w E[(x − μ)(x − μ)ᵀ] (K, D, D), given what was observed."""
+        """Σ w (K, 1), Σ w E[x − μ] (K, D), Σ w E[(x − μ)(x − μ)ᵀ] (K, D, D), given what was observed.
+
+        Frames of which nothing was observed are left out: they say nothing.
+        """
         K, D = self.mean.shape
         covariance = self.covariance()
         first, second = x.new_zeros(K, D), x.new_zeros(K, D, D)
-        # a frame of which nothing was observed says nothing: E[(x − μ)(x − μ)ᵀ] = Σ, the value it already has
-        second += weights[~observed.any(1)].sum(0)[:, None, None] * covariance
         for rows, o in patterns(observed):
             for k in range(K):
                 w, Sigma = weights[rows, k], covariance[k]
@@ -215,7 +225,7 @@ class FullGaussian(Gaussian):
                     deviation = deviation @ gain.T
                 first[k] += w @ deviation
                 second[k] += (w[:, None] * deviation).T @ deviation
-        return weights.sum(0)[:, None], first, second
+        return weights[observed.any(1)].sum(0)[:, None], first, second
 
     @torch.no_grad()
     def maximize(self, *statistics: Tensor) -> None:

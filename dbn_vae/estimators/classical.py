@@ -153,7 +153,7 @@ class ClassicalHMM(StateEstimator):
 
     def concentration(self, prior: Any) -> Tensor | float:
         """A Dirichlet prior as given by the user: a number, or an array of them."""
-        return float(prior) if np.isscalar(prior) else torch.as_tensor(prior, dtype=self.dtype)
+        return float(prior) if isinstance(prior, int | float) else torch.as_tensor(prior, dtype=self.dtype)
 
     def keep(self, model: HMM) -> None:
         self.absorb_chain(model, "st")

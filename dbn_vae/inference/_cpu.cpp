@@ -41,7 +41,7 @@ constexpr double log_2 = 0.69314718055994530942;
 
 enum class Kind { shared, by_sequence, by_step };
 enum class Verb { filter, smooth, expect, decode, sample, recede };  // recede: the backward message alone
-enum class Form { dense, quadratic, symbols };  // of the emissions: see potentials.py
+enum class Form { dense, quadratic, whitened, symbols };  // of the emissions: see potentials.py
 
 // One long sequence in C pieces, which the kernels take for C sequences: see _pieces.hpp.  Rows of K numbers, one
 // a piece; what is null is not asked for.
@@ -63,17 +63,21 @@ struct Problem {
     const int64_t* lengths;
     Form form;
     const T* emission;                  // dense: B × T × K
-    int64_t D;                          // quadratic: entries of a frame, otherwise 0
-    const T *x, *mean, *log_scale;      // B × T × D, K × D
+    int64_t D;                          // quadratic, whitened: entries of a frame, otherwise 0
+    const T *x, *mean, *scale;          // B × T × D; K × D; log σ, K × D, or the factors W, K × D × D
     int64_t V;                          // symbols: how many there are, otherwise 0
     const T* symbols;                   // B × T, whole numbers
     const T* log_probs;                 // K × V
-    const bool* observed;               // B × T × D or B × T; null: everything was
+    const bool* observed;               // B × T × D (quadratic) or B × T; null: everything was
     const Pieces* pieces;               // null: the sequences are what they seem
 
     bool varies_in_time() const { return kind == Kind::by_step; }
     int64_t length(int64_t b) const { return std::clamp<int64_t>(lengths[b], 0, T_); }
-    int64_t statistics_size() const { return K * (form == Form::symbols ? V : 3 * D); }
+    int64_t statistics_rows() const {  // of K numbers
+        if (form == Form::whitened) return 1 + D + D * D;
+        return form == Form::symbols ? V : 3 * D;
+    }
+    int64_t statistics_size() const { return K * statistics_rows(); }
     int64_t totals_size() const { return K + K * K + statistics_size(); }
     int64_t pairs_size() const { return K * K * (varies_in_time() ? T_ - 1 : 1); }
     const T* log_transition(int64_t b, int64_t t) const {  // into step t
@@ -172,7 +176,8 @@ struct Transitions {
 struct Emissions {
     int64_t stride;
     double *mean, *scale, *entry;  // quadratic, D rows: μ, 1 / (σ √2), −log σ − ½ log 2π
-    double *none, *complete;       // quadratic: l of a frame at the means with nothing or everything observed
+    double* factor;                // whitened, D (D + 1) / 2 rows: W / √2, the rows of its lower triangle in turn
+    double *none, *complete;       // l of a frame at the means with nothing or everything observed
     double *logs, *rows;           // symbols, V + 1 rows: l and exp(l − peak)
     double *peak, *dip;            // symbols: the largest l of each row, the smallest finite l − peak
 };
@@ -377,7 +382,7 @@ struct Tables {
     int threads;
     Form form = Form::dense;
     int64_t size = 0;  // D or V
-    Address data = 0, observed = 0, parameter = 0, log_scale = 0;
+    Address data = 0, observed = 0, parameter = 0, scale = 0;
 };
 
 template <class T>
@@ -390,8 +395,8 @@ Job<T> job(const Tables& c, Verb verb) {
     p.observed = at<bool>(c.observed);
     if (p.form == Form::dense) {
         p.emission = at<T>(c.data);
-    } else if (p.form == Form::quadratic) {
-        p.D = c.size, p.x = at<T>(c.data), p.mean = at<T>(c.parameter), p.log_scale = at<T>(c.log_scale);
+    } else if (p.form != Form::symbols) {
+        p.D = c.size, p.x = at<T>(c.data), p.mean = at<T>(c.parameter), p.scale = at<T>(c.scale);
     } else {
         p.V = c.size, p.symbols = at<T>(c.data), p.log_probs = at<T>(c.parameter);
         for (int64_t b = 0; b < p.B; ++b)
@@ -441,7 +446,7 @@ void smooth(const Tables& c, Address log_z, Address gamma, Address xi) {
     }
 }
 
-// first (K,), pairs (K, K), statistics (3, K, D) or (K, V)
+// first (K,), pairs (K, K), statistics (3, K, D), (1, K, 1 + D + D²) or (1, K, V)
 template <class T>
 void expect(const Tables& c, Address weights, Address log_z, Address first, Address pairs,
             Address statistics) {
@@ -449,7 +454,7 @@ void expect(const Tables& c, Address weights, Address log_z, Address first, Addr
     j.expected = {at<T>(weights), at<T>(log_z)};
     std::fill_n(j.expected.log_z, c.B, T(0));
     const std::vector<double> totals = perform(j, c.threads);
-    const int64_t K = c.K, inner = std::max(j.problem.D, j.problem.V);
+    const int64_t K = c.K, inner = j.problem.statistics_rows() / (c.form == Form::quadratic ? 3 : 1);
     const double* from = totals.data();
     std::copy(from, from + K, at<T>(first));
     std::copy(from + K, from + K + K * K, at<T>(pairs));
@@ -489,7 +494,11 @@ NB_MODULE(_cpu, m) {
         .def("quadratic", [](Tables& c, int64_t D, Address x, Address observed, Address mean,
                              Address log_scale) {
             c.form = Form::quadratic, c.size = D, c.data = x, c.observed = observed;
-            c.parameter = mean, c.log_scale = log_scale;
+            c.parameter = mean, c.scale = log_scale;
+        })
+        .def("whitened", [](Tables& c, int64_t D, Address x, Address observed, Address mean, Address factor) {
+            c.form = Form::whitened, c.size = D, c.data = x, c.observed = observed;
+            c.parameter = mean, c.scale = factor;
         })
         .def("symbols", [](Tables& c, int64_t V, Address symbols, Address observed, Address log_probs) {
             c.form = Form::symbols, c.size = V, c.data = symbols, c.observed = observed;

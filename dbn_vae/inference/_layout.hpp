@@ -51,7 +51,8 @@ struct Rows {
     int64_t K, R, steps, shortest;
     Scalar length;           // as a double: lanes compare it with t
     T* nowhere = nullptr;    // where missing lanes write
-    Message *frames = nullptr, *seen = nullptr;  // tile × D: entries x, and 1 where they were observed
+    Message *frames = nullptr, *seen = nullptr;  // tile × D: entries x, and 1 where they were observed (whitened: tile)
+    V* deviations = nullptr;  // whitened: x − μ of one row of states, twice
 
     Rows(const Problem<T>& problem, const int64_t* members, int count, Workspace& memory)
         : problem(problem), members(members), count(count), K(problem.K), R(L::rows(problem.K)) {
@@ -59,9 +60,10 @@ struct Rows {
         shortest = problem.length(members[count - 1]);  // sequences come sorted, longest first
         if (count < L::sequences) nowhere = memory.take<T>(std::max(tile, K) * K);
         for (int w = 0; w < L::sequences; ++w) number(length, w) = double(problem.length(member(w)));
-        if (problem.form == Form::quadratic) {
+        if (problem.form == Form::quadratic || problem.form == Form::whitened) {
             frames = memory.take<Message>(tile * problem.D);
             seen = memory.take<Message>(tile * problem.D);
+            deviations = memory.take<V>(2 * tile * problem.D);
         }
     }
 

@@ -41,30 +41,33 @@ void exactly(const Job<T>& job, int64_t sequence, double* totals, Workspace& mem
     }
 }
 
-// The backward pass of Verb::expect.
-template <class L, class T>
+// The backward pass of Verb::expect, with what gathers the emissions' sums.
+template <class Sums, class L, class T>
 void expect(Unit<L, T>& u, const Transitions& A, const Job<T>& job, double* totals, Workspace& memory) {
     using V = typename L::V;
-    using Scalar = typename L::Scalar;
-    const int64_t R = u.R;
-    const bool symbols = u.problem.form == Form::symbols;
     const Totals<T> to(u.problem, totals);
-    V* first = memory.take<V>(R);
-    Moments<L, T> moments(u, memory);
+    V* first = memory.take<V>(u.R);
+    Sums sums(u, memory);
     const V* pairs = backward(u, A, memory, [&](int64_t t0, int64_t t1, const V* gamma) {
-        if (t0 == 0) std::copy(gamma, gamma + R, first);
-        if (symbols) std::copy(gamma, gamma + (t1 - t0) * R, u.a + t0 * R);  // a is no longer needed
-        else moments.add(u, job.emissions, t0, t1 - t0, gamma);
+        if (t0 == 0) std::copy(gamma, gamma + u.R, first);
+        sums.add(u, job.emissions, t0, t1 - t0, gamma);
     });
-    Scalar weight{};
+    typename L::Scalar weight{};
     for (int w = 0; w < u.count; ++w)
         if (!reinterpret_cast<const int64_t*>(&u.bad)[w])
             u.number(weight, w) = double(job.expected.weights[u.members[w]]);
     if (u.problem.pieces) u.put(first, u.problem.pieces->first);
     else add_rows(u, first, 1, weight, to.first);
     add_rows(u, pairs, u.K, weight, to.pairs);
-    if (symbols) add_symbols(u, u.a, weight, to.statistics, memory);
-    else add_moments(u, moments, weight, to.statistics);
+    sums.add_to(u, weight, to.statistics);
+}
+
+template <class L, class T>
+void expect(Unit<L, T>& u, const Transitions& A, const Job<T>& job, double* totals, Workspace& memory) {
+    const Form form = u.problem.form;
+    if (form == Form::quadratic) expect<Moments<L, T>>(u, A, job, totals, memory);
+    else if (form == Form::whitened) expect<Scatters<L, T>>(u, A, job, totals, memory);
+    else expect<Counts<L, T>>(u, A, job, totals, memory);
 }
 
 template <class L, class T>

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dbn_vae.inference import reference
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
-from dbn_vae.inference.potentials import Potential, Quadratic, Table
+from dbn_vae.inference.potentials import Fused, Potential, Table
 
 
 class Backend(Protocol):
@@ -29,7 +29,7 @@ class Backend(Protocol):
 
 
 class Fusing(Backend, Protocol):
-    def expect(self, chain: Chain[Quadratic | Table], weights: Tensor) -> Expected: ...
+    def expect(self, chain: Chain[Fused], weights: Tensor) -> Expected: ...
 
 
 available: dict[str, Backend] = {"reference": reference}
@@ -70,7 +70,7 @@ def on_cpu(emission: Potential, dtype: torch.dtype) -> bool:
     if isinstance(emission, Tensor):
         return emission.is_cpu and emission.dtype == dtype
     data, parameter = emission[0], emission[2]
-    if isinstance(emission, Quadratic) and data.dtype != dtype:
+    if not isinstance(emission, Table) and data.dtype != dtype:
         return False
     return data.is_cpu and parameter.is_cpu and parameter.dtype == dtype
 

@@ -1,9 +1,10 @@
-"""Two functional forms of an emission, which an engine may evaluate where it needs them.
+"""Functional forms of an emission, which an engine may evaluate where it needs them.
 
     Quadratic:  log_emission_t(k) = Σ_d m_td log N(x_td; mean_kd, scale_kd²)
+    Whitened:   log_emission_t(k) = m_t log N(x_t; mean_k, Σ_k),  Σ_k⁻¹ = W_kᵀ W_k
     Table:      log_emission_t(k) = m_t log_probs[k, x_t]
 
-with m = 1 on observed entries, 0 elsewhere.  Either stands in a Chain where a tensor (B, T, K) may; `dense` is that
+with m = 1 on observed entries, 0 elsewhere.  Each stands in a Chain where a tensor (B, T, K) may; `dense` is that
 tensor, and `statistics` are the sums of an M-step.  Both are the definition; compiled kernels fuse them.
 """
 
@@ -51,6 +52,42 @@ class Quadratic(NamedTuple):
         return count, first, second
 
 
+class Whitened(NamedTuple):
+    """Gaussians with full covariances, of frames observed as a whole or not at all."""
+
+    x: Tensor  # (..., D)
+    observed: Tensor  # (...) bool
+    mean: Tensor  # (K, D)
+    factor: Tensor  # (K, D, D) W, lower triangular: the inverse of Σ's Cholesky factor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.x.shape[:-1], self.mean.shape[0])
+
+    def detach(self) -> "Whitened":
+        return Whitened(self.x, self.observed, self.mean.detach(), self.factor.detach())
+
+    def dense(self) -> Tensor:
+        """(..., K), in nats."""
+        constant = 0.5 * self.x.shape[-1] * math.log(2 * math.pi)
+        terms = []
+        for mean, factor in zip(self.mean, self.factor, strict=True):
+            z = (self.x - mean) @ factor.mT
+            log_det = factor.diagonal().abs().log().sum()
+            terms.append(-0.5 * z.square().sum(-1) + log_det - constant)
+        return torch.where(self.observed[..., None], torch.stack(terms, -1), 0.0)
+
+    def statistics(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Σ w m (K, 1), Σ w m (x − mean) (K, D), Σ w m (x − mean)(x − mean)ᵀ (K, D, D), with weights (..., K)."""
+        x, weights = self.x.flatten(0, -2), (weights * self.observed[..., None]).flatten(0, -2)
+        first, second = torch.empty_like(self.mean), torch.empty_like(self.factor)
+        for k, mean in enumerate(self.mean):
+            deviation = x - mean
+            first[k] = weights[:, k] @ deviation
+            second[k] = (weights[:, k, None] * deviation).T @ deviation
+        return weights.sum(0)[:, None], first, second
+
+
 class Table(NamedTuple):
     """Symbols 0..V−1."""
 
@@ -76,4 +113,5 @@ class Table(NamedTuple):
         return (count.index_add(0, self.symbols.flatten().long(), seen).T,)
 
 
-Potential = Tensor | Quadratic | Table
+Fused = Quadratic | Whitened | Table
+Potential = Tensor | Fused

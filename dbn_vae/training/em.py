@@ -37,7 +37,12 @@ class Expectation(NamedTuple):
 
     def plus(self, other: "Expectation") -> "Expectation":
         emission = tuple(a + b for a, b in zip(self.emission, other.emission, strict=True))
-        return Expectation(*(a + b for a, b in zip(self[:3], other[:3], strict=True)), emission)
+        return Expectation(
+            self.log_likelihood + other.log_likelihood,
+            self.first + other.first,
+            self.pairs + other.pairs,
+            emission,
+        )
 
 
 @torch.no_grad()

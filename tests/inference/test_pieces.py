@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dbn_vae import inference
-from dbn_vae.inference import Chain, Quadratic, Table, using
+from dbn_vae.inference import Chain, Quadratic, Table, Whitened, using
 
 try:
     from dbn_vae.inference import _cpu
@@ -152,7 +152,7 @@ def test_structural_zeros(compiled: str) -> None:
     agree(chain(5)._replace(log_transition=ring(5)), pieces=4)
 
 
-@pytest.mark.parametrize("form", ["quadratic", "symbols"])
+@pytest.mark.parametrize("form", ["quadratic", "whitened", "symbols"])
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_expectations(compiled: str, form: str, missing: float) -> None:
     """Sums of an M-step, with weights, entries missing, first steps and pairs across the cuts counted once."""
@@ -161,9 +161,13 @@ def test_expectations(compiled: str, form: str, missing: float) -> None:
     if form == "quadratic":
         x = torch.randn(B, T, D, generator=g, dtype=f64)
         observed = torch.rand(B, T, D, generator=g) >= missing
-        emission: Quadratic | Table = Quadratic(
+        emission: Quadratic | Whitened | Table = Quadratic(
             x, observed, torch.randn(K, D, generator=g, dtype=f64), torch.zeros(K, D, dtype=f64)
         )
+    elif form == "whitened":
+        x, mean = torch.randn(B, T, D, generator=g, dtype=f64), torch.randn(K, D, generator=g, dtype=f64)
+        factor = torch.eye(D, dtype=f64) + 0.4 * torch.randn(K, D, D, generator=g, dtype=f64).tril()
+        emission = Whitened(x, torch.rand(B, T, generator=g) >= missing, mean, factor)
     else:
         symbols = torch.randint(7, (B, T), generator=g)
         probs = torch.rand(K, 7, generator=g, dtype=f64)
