@@ -185,8 +185,8 @@ class FullGaussian(Gaussian):
 
     def potential(self, x: Tensor, observed: Tensor) -> Potential:
         """Whitened where every frame was observed as a whole or not at all."""
-        whole = observed.all(-1)
-        if not bool((whole == observed.any(-1)).all()):
+        whole = observed[..., 0]
+        if not bool(observed.all()) and bool((whole[..., None] != observed).any()):
             return self.log_prob(x, observed)
         identity = torch.eye(self.n_features, dtype=x.dtype, device=x.device)
         factor = torch.linalg.solve_triangular(self.scale_tril(), identity, upper=False)

@@ -357,7 +357,7 @@ std::vector<double> perform(Job<T>& job, int threads) {
     std::vector<double> totals(size_t(job.totals_size()), 0.0);
     for (int64_t b : members) {
         const bool cut = Cut<T>::suits(p, job.verb, kernel.width, n, p.length(b))
-                         && Cut<T>(job, b, kernel.width, *shared).run(threads, totals);
+                         && Cut<T>(job, b, *shared).run(threads, totals);
         if (cut) ++cuts;
         else rest.push_back(b);
     }

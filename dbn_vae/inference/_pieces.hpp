@@ -8,6 +8,10 @@
 // induction, to rounding; positive matrices do not enlarge a relative error (Birkhoff 1957).  If one does not agree,
 // or the chain does not forget, or scaled arithmetic could not hold a piece, the sequence is done in one piece.
 //
+// A sequence whose messages would fill memory, and that does not forget, is done piece after piece: forward once for
+// the f of every piece, then, from the last piece to the first, forward again and backward (checkpointing: Griewank
+// 1992).
+//
 // Viterbi is the same with max in place of Σ; predecessors are kept, and the path is read off from the end.
 
 constexpr int64_t first_window = 32;  // steps on the far side of a cut to begin with
@@ -15,7 +19,7 @@ constexpr int64_t first_window = 32;  // steps on the far side of a cut to begin
 template <class T>
 class Cut {
 public:
-    Cut(const Job<T>& whole, int64_t b, int width, Workspace& memory)
+    Cut(const Job<T>& whole, int64_t b, Workspace& memory)
         : job(whole), K(whole.problem.K), steps(whole.problem.length(b)), memory(memory) {
         Problem<T>& p = job.problem;
         const int64_t frames = b * p.T_;
@@ -27,20 +31,6 @@ public:
                         at(job.smoothed.xi, b * K * K)};
         job.expected = {at(job.expected.weights, b), at(job.expected.log_z, b)};
         job.decoded = {at(job.decoded.states, frames), at(job.decoded.score, b)};
-        job.lanes = true;
-        // Pieces short enough for the cache and long against the windows; two units at least, for two cores; and a
-        // tail for the rest, which is a unit of its own: lanes of one unit read, and write, as far as the longest.
-        const int64_t best = std::clamp<int64_t>(8192 / K, 1024, 4096);
-        const int64_t whole_units = std::max<int64_t>(steps / (best * width), 2);
-        C = whole_units * width + 1;
-        size = (steps - 2 * first_window) / (C - 1);
-        lengths.assign(size_t(C), size);
-        lengths.back() = steps - (C - 1) * size;
-        p.B = C, p.T_ = size, p.lengths = lengths.data();
-        entering = take(C), leaving = take(C), before = take(C), last = take(C), back = take(C), first = take(C);
-        other = take(C), flat = take(C);
-        log_z = memory.template take<double>(C);
-        std::fill(flat, flat + C * K, 0.0);
     }
 
     static bool suits(const Problem<T>& p, Verb verb, int width, int64_t sequences, int64_t length) {
@@ -50,45 +40,10 @@ public:
 
     // False if it has to be done in one piece; then nothing it has written counts.
     bool run(int threads, std::vector<double>& totals) {
-        const bool decode = job.verb == Verb::decode;
-        const bool both = job.verb == Verb::smooth || job.verb == Verb::expect;
-        if (!decode && job.transitions.lossy) return false;
-        if (!settle(decode ? Verb::decode : Verb::filter, before)) return false;
-        if (both && !settle(Verb::recede, leaving)) return false;
-        enter();
-        std::fill(leaving + (C - 1) * K, leaving + C * K, 1.0);
-        std::vector<uint8_t> predecessors;
-        std::atomic<bool> failed{false};
-        Pieces pieces{entering, leaving, first, last, back, log_z, nullptr, &failed};
-        if (decode) {
-            const int64_t width = kernels<T>().width, units = (C + width - 1) / width;
-            uint8_t* p = memory.template take<uint8_t>(units * width * size * K);
-            pieces.pointers = p;
-        }
-        weights.assign(size_t(C), job.expected.weights ? *job.expected.weights : T(1));
-        T* const total_log_z = both ? (job.verb == Verb::smooth ? job.smoothed.log_z : job.expected.log_z)
-                                    : job.filtered.log_z;
-        job.problem.pieces = &pieces;
-        job.expected.weights = weights.data();
-        std::vector<double> sums = side_by_side(job, threads);
-        if (failed) return false;
-        for (int64_t c = 1; c < C; ++c) {
-            if (!agree(before + c * K, last + (c - 1) * K)) return false;
-            if (both && !agree(back + c * K, leaving + (c - 1) * K)) return false;
-        }
-        LongSum z;
-        for (int64_t c = 0; c < C; ++c) {
-            if (!std::isfinite(log_z[c])) return false;
-            z.add(log_z[c]);
-        }
-        if (decode) {
-            *job.decoded.score = T(z.value());
-            trace(pieces.pointers);
-            return true;
-        }
-        *total_log_z = T(z.value());
-        if (both) join(sums, totals);
-        return true;
+        if (job.verb != Verb::decode && job.transitions.lossy) return false;
+        if (at_once(threads, totals)) return true;
+        const bool large = steps * K > (int64_t(1) << 22);  // 64 MB of messages
+        return both() && large && in_turn(totals);
     }
 
 private:
@@ -97,7 +52,99 @@ private:
     Workspace& memory;
     std::vector<int64_t> lengths;
     std::vector<T> weights;
-    double *entering, *leaving, *before, *last, *back, *first, *other, *flat, *log_z;
+    double *entering, *leaving, *before, *last, *back, *first, *log_z;
+
+    bool both() const { return job.verb == Verb::smooth || job.verb == Verb::expect; }
+
+    void lay_out(int64_t pieces, int64_t steps_each) {
+        C = pieces, size = steps_each;
+        lengths.assign(size_t(C), size);
+        lengths.back() = steps - (C - 1) * size;
+        job.problem.B = C, job.problem.T_ = size, job.problem.lengths = lengths.data();
+        entering = take(C), leaving = take(C), before = take(C), last = take(C), back = take(C), first = take(C);
+        log_z = memory.template take<double>(C);
+        for (int64_t k = 0; k < K; ++k) {
+            entering[k] = double(job.problem.initial[k]);
+            leaving[(C - 1) * K + k] = 1.0;
+        }
+        weights.assign(size_t(C), job.expected.weights ? *job.expected.weights : T(1));
+    }
+
+    bool at_once(int threads, std::vector<double>& totals) {
+        job.lanes = true;
+        // Pieces short enough for the cache and long against the windows; two units at least, for two cores; and a
+        // tail for the rest, which is a unit of its own: lanes of one unit read, and write, as far as the longest.
+        const int64_t best = std::clamp<int64_t>(8192 / K, 1024, 4096);
+        const int64_t width = kernels<T>().width;
+        const int64_t whole_units = std::max<int64_t>(steps / (best * width), 2);
+        lay_out(whole_units * width + 1, (steps - 2 * first_window) / (whole_units * width));
+        const bool decode = job.verb == Verb::decode;
+        if (!settle(decode ? Verb::decode : Verb::filter, before)) return false;
+        if (both() && !settle(Verb::recede, leaving)) return false;
+        for (int64_t c = 1; c < C; ++c) enter(c);
+        std::atomic<bool> failed{false};
+        Pieces pieces{entering, leaving, first, last, back, log_z, nullptr, &failed};
+        if (decode) pieces.pointers = memory.template take<uint8_t>((whole_units + 1) * width * size * K);
+        Job<T> all = job;
+        all.problem.pieces = &pieces;
+        all.expected.weights = weights.data();
+        const std::vector<double> sums = side_by_side(all, threads);
+        if (failed) return false;
+        for (int64_t c = 1; c < C; ++c) {
+            if (!agree(before + c * K, last + (c - 1) * K)) return false;
+            if (both() && !agree(back + c * K, leaving + (c - 1) * K)) return false;
+        }
+        return finish(sums, totals, pieces.pointers);
+    }
+
+    bool in_turn(std::vector<double>& totals) {
+        job.lanes = false;
+        lay_out((steps + 8191) / 8192, 8192);
+        std::atomic<bool> failed{false};
+        const Pieces forth{entering, nullptr, nullptr, last, nullptr, nullptr, nullptr, &failed};
+        Job<T> forward = job;
+        forward.verb = Verb::filter;
+        forward.problem.pieces = &forth;
+        for (int64_t c = 0; c + 1 < C; ++c) {
+            in_units(forward, {c}, 1);
+            if (failed) return false;
+            std::copy(last + c * K, last + (c + 1) * K, before + (c + 1) * K);
+            enter(c + 1);
+        }
+        const Pieces pieces{entering, leaving, first, last, back, log_z, nullptr, &failed};
+        Job<T> both_ways = job;
+        both_ways.problem.pieces = &pieces;
+        both_ways.expected.weights = weights.data();
+        std::vector<double> sums(size_t(both_ways.totals_size()), 0.0);
+        for (int64_t c = C - 1; c >= 0; --c) {
+            const std::vector<double> more = in_units(both_ways, {c}, 1);
+            if (failed) return false;
+            for (size_t i = 0; i < sums.size(); ++i) sums[i] += more[i];
+            if (c) std::copy(back + c * K, back + (c + 1) * K, leaving + (c - 1) * K);
+            if (c && !sound(leaving + (c - 1) * K)) return false;
+        }
+        return finish(sums, totals, nullptr);
+    }
+
+    // What the pieces found, as that of the one sequence.
+    bool finish(std::vector<double> sums, std::vector<double>& totals, const uint8_t* pointers) {
+        LongSum z;
+        for (int64_t c = 0; c < C; ++c) {
+            if (!std::isfinite(log_z[c])) return false;
+            z.add(log_z[c]);
+        }
+        if (job.verb == Verb::decode) {
+            *job.decoded.score = T(z.value());
+            trace(pointers);
+            return true;
+        }
+        T* const total = job.verb == Verb::smooth   ? job.smoothed.log_z
+                         : job.verb == Verb::expect ? job.expected.log_z
+                                                    : job.filtered.log_z;
+        *total = T(z.value());
+        if (both()) join(sums, totals);
+        return true;
+    }
 
     // Σ of many numbers, with what each addition rounds off (Knuth's two-sum).
     struct LongSum {
@@ -140,7 +187,8 @@ private:
     // the message after the last step of piece c − 1; backward: before the first of piece c + 1.
     bool settle(Verb verb, double* rows) {
         const bool forward = verb != Verb::recede;
-        double *now = other, *then = forward ? last : back;
+        double *now = take(C), *then = forward ? last : back, *flat = take(C);
+        std::fill(flat, flat + C * K, 0.0);
         for (int64_t window = first_window; window <= size; window *= 2) {
             Job<T> view = job;
             view.verb = verb;
@@ -160,21 +208,20 @@ private:
             for (int64_t c = 0; c + 1 < C && settled; ++c) settled = agree(now + c * K, then + c * K);
             if (settled) {
                 std::copy(now, now + (C - 1) * K, rows + (forward ? K : 0));
-                return sound(rows + (forward ? K : 0), verb);
+                for (int64_t c = 0; c + 1 < C && verb != Verb::decode; ++c)
+                    if (!sound(now + c * K)) return false;
+                return true;
             }
             std::swap(now, then);
         }
         return false;
     }
 
-    // Messages are to be carried on in scaled arithmetic: none of their numbers may be close to its limits.
-    bool sound(const double* rows, Verb verb) const {
-        if (verb == Verb::decode) return true;
-        for (int64_t c = 0; c + 1 < C; ++c) {
-            const double top = *std::max_element(rows + c * K, rows + (c + 1) * K);
-            for (int64_t k = 0; k < K; ++k)
-                if (!(rows[c * K + k] == 0.0 || rows[c * K + k] >= 1e-100 * top)) return false;
-        }
+    // A message to be carried on in scaled arithmetic: none of its numbers may be close to the limits.
+    bool sound(const double* row) const {
+        const double top = *std::max_element(row, row + K);
+        for (int64_t k = 0; k < K; ++k)
+            if (!(row[k] == 0.0 || row[k] >= 1e-100 * top)) return false;
         return true;
     }
 
@@ -193,21 +240,16 @@ private:
         return high - low <= 64 * std::numeric_limits<double>::epsilon() * low;
     }
 
-    // The first step's predictions: of the model for the first piece, of f for the others.
-    void enter() {
-        const Problem<T>& p = job.problem;
-        for (int64_t k = 0; k < K; ++k) entering[k] = double(p.initial[k]);
-        for (int64_t c = 1; c < C; ++c) {
-            double *f = before + c * K, *to = entering + c * K;
-            if (job.verb == Verb::decode) {
-                for (int64_t k = 0; k < K; ++k) to[k] = double(best_predecessor(f, k).second);
-                continue;
-            }
-            double total = 0.0;
-            for (int64_t k = 0; k < K; ++k) total += f[k];
-            for (int64_t k = 0; k < K; ++k) f[k] /= total;
-            for (int64_t k = 0; k < K; ++k) to[k] = std::log(predicted(f, k)) + job.transitions.shift;
+    // What f predicts of a piece's first step.
+    void enter(int64_t c) {
+        double *f = before + c * K, *to = entering + c * K;
+        if (job.verb == Verb::decode) {
+            for (int64_t k = 0; k < K; ++k) to[k] = double(best_predecessor(f, k).second);
+            return;
         }
+        const double total = std::accumulate(f, f + K, 0.0);
+        for (int64_t k = 0; k < K; ++k) f[k] /= total;
+        for (int64_t k = 0; k < K; ++k) to[k] = std::log(predicted(f, k)) + job.transitions.shift;
     }
 
     double predicted(const double* f, int64_t k) const {  // without the shift of log A

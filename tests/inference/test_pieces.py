@@ -107,6 +107,29 @@ def test_slow_forgetting(compiled: str, stay: float) -> None:
     agree(chain(3, 40_000, stay=stay, spread=0.3), pieces=4 if stay == 0.95 else 0)
 
 
+def test_too_long_for_memory(compiled: str) -> None:
+    """Messages of 100 MB and a chain that never forgets: piece after piece, going back by checkpoints."""
+    c = chain(2, 3_000_000, spread=0.3)._replace(log_transition=torch.eye(2, dtype=f64).log())
+    x = c.log_emission[..., :1].contiguous()
+    mean = torch.tensor([[0.1], [0.1004]], dtype=f64)
+    c = c._replace(
+        log_emission=Quadratic(x, torch.ones_like(x, dtype=torch.bool), mean, torch.zeros_like(mean))
+    )
+    before = _cpu.cuts()
+    weights = torch.tensor([2.0], dtype=f64)
+    got, gamma = inference.expect(c, weights), inference.smooth(c).gamma
+    assert _cpu.cuts() == before + 2
+    # s_1 = s_t for all t: a mixture of two i.i.d. sequences
+    log_z = c.log_initial + torch.distributions.Normal(mean[:, 0], 1.0).log_prob(x[0]).sum(0)
+    posterior = log_z.softmax(0)
+    torch.testing.assert_close(got.log_z[0], log_z.logsumexp(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gamma[0, [0, 8191, 8192, -1]], posterior.expand(4, 2), rtol=0, atol=1e-9)
+    torch.testing.assert_close(got.first, 2 * posterior, rtol=0, atol=1e-9)
+    torch.testing.assert_close(got.pairs.diagonal(), 2 * (x.shape[1] - 1) * posterior, rtol=1e-9, atol=0)
+    deviations = (x[0].T - mean).sum(1)
+    torch.testing.assert_close(got.statistics[1][:, 0], 2 * posterior * deviations, rtol=1e-8, atol=0)
+
+
 @pytest.mark.parametrize("at", [10, T - 10])
 def test_nothing_is_forgotten(compiled: str, at: int) -> None:
     """States that never mix.  All windows see the same flat evidence and agree; only a far step tells the states
