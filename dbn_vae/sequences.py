@@ -176,9 +176,6 @@ class Sequences:
 
     def unbatch(self, batch: Batch, values: Tensor, out: Tensor) -> None:
         """Write values (B, T, ...) of a batch's real steps to the rows of out (N, ...) they came from."""
-        if len(self) == 1:
-            out.numpy()[:] = values[0].cpu().numpy()
-            return
         rows = self.rows(batch.which)
         if isinstance(rows, slice):
             out.numpy()[rows] = values.flatten(0, 1).cpu().numpy()

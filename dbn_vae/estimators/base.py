@@ -186,7 +186,7 @@ class StateEstimator(SequenceEstimator):
             return evidence, path.states[..., None]
 
         out = self.over_chains(X, lengths, states, 1)
-        return sum(scores), self.like(X, out[:, 0].astype(np.int64))
+        return sum(scores), self.like(X, out[:, 0])
 
     def path_offset(self, chain: Chain) -> Tensor:
         """What to take from log p(path, evidence) for decode to report: nothing, or the log evidence."""
@@ -201,12 +201,17 @@ class StateEstimator(SequenceEstimator):
         """
         data = self.prepared(self.sequences(X, lengths))
         model = self.state_model()
-        out = torch.zeros(data.n_frames, width, dtype=torch.float64)
+        out = None
         with torch.no_grad():
             for batch in data.batches(self.frames_at_once):
                 evidence, values = ask(model.chain(batch))
                 require_possible(evidence, batch.which)
+                if len(data) == 1:
+                    return values[0].cpu().numpy()
+                if out is None:
+                    out = torch.zeros(data.n_frames, width, dtype=values.dtype)
                 data.unbatch(batch, values.cpu(), out)
+        assert out is not None  # a data set has at least one sequence
         return out.numpy()
 
 
