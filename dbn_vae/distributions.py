@@ -144,8 +144,21 @@ def log(probs: Tensor) -> Tensor:
 
 
 def log_normalized(logits: Tensor) -> Tensor:
-    """log softmax over the last dimension; an exact −inf stays one."""
-    return torch.log_softmax(logits, -1)
+    """log softmax over the last dimension; an exact −inf stays one.
+
+    Not torch.log_softmax, which wakes every thread for a handful of numbers: milliseconds on a busy machine.
+    """
+    return logits - logits.logsumexp(-1, keepdim=True)
+
+
+def cholesky(covariance: Tensor) -> Tensor:
+    """The factors L of L Lᵀ of a few matrices (..., D, D), without gradient.
+
+    By NumPy where it can be: torch wakes every thread for it, as for log.
+    """
+    if not covariance.is_cpu:
+        return torch.linalg.cholesky(covariance.detach())
+    return torch.from_numpy(np.linalg.cholesky(covariance.detach().numpy()))
 
 
 def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:

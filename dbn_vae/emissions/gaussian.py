@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
-from dbn_vae.distributions import log, normal
+from dbn_vae.distributions import cholesky, log, normal
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.inference.potentials import Potential, Quadratic, Whitened
 
@@ -169,7 +169,7 @@ class FullGaussian(Gaussian):
         floor: Tensor | None = None,
     ) -> None:
         super().__init__(mean, prior, floor)
-        self.factor = nn.Parameter(torch.linalg.cholesky(covariance))
+        self.factor = nn.Parameter(cholesky(covariance))
 
     def scale_tril(self) -> Tensor:
         """(K, D, D) lower triangular."""
@@ -188,9 +188,7 @@ class FullGaussian(Gaussian):
         whole = observed[..., 0]
         if not bool(observed.all()) and bool((whole[..., None] != observed).any()):
             return self.log_prob(x, observed)
-        identity = torch.eye(self.n_features, dtype=x.dtype, device=x.device)
-        factor = torch.linalg.solve_triangular(self.scale_tril(), identity, upper=False)
-        return Whitened(x, whole, self.mean, factor)
+        return Whitened(x, whole, self.mean, self.scale_tril())
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, x.shape[-1])
@@ -242,7 +240,7 @@ class FullGaussian(Gaussian):
         scatter = scatter + self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
         # a difference of sums is only known to the rounding of its terms
         rounding = 8 * torch.finfo(scatter.dtype).eps * self.ratio(second, count).diagonal(dim1=-2, dim2=-1)
-        self.factor.copy_(torch.linalg.cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
+        self.factor.copy_(cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
 
     def prior_scale(self) -> Tensor:
         """The scale as matrices (K, D, D) or (1, D, D)."""

@@ -64,7 +64,7 @@ struct Problem {
     Form form;
     const T* emission;                  // dense: B × T × K
     int64_t D;                          // quadratic, whitened: entries of a frame, otherwise 0
-    const T *x, *mean, *scale;          // B × T × D; K × D; log σ, K × D, or the factors W, K × D × D
+    const T *x, *mean, *scale;          // B × T × D; K × D; log σ, K × D, or L, K × D × D
     int64_t V;                          // symbols: how many there are, otherwise 0
     const T* symbols;                   // B × T, whole numbers
     const T* log_probs;                 // K × V
@@ -176,7 +176,7 @@ struct Transitions {
 struct Emissions {
     int64_t stride;
     double *mean, *scale, *entry;  // quadratic, D rows: μ, 1 / (σ √2), −log σ − ½ log 2π
-    double* factor;                // whitened, D (D + 1) / 2 rows: W / √2, the rows of its lower triangle in turn
+    double* factor;                // whitened, D (D + 1) / 2 rows: L⁻¹ / √2, the rows of its lower triangle in turn
     double *none, *complete;       // l of a frame at the means with nothing or everything observed
     double *logs, *rows;           // symbols, V + 1 rows: l and exp(l − peak)
     double *peak, *dip;            // symbols: the largest l of each row, the smallest finite l − peak
@@ -496,9 +496,9 @@ NB_MODULE(_cpu, m) {
             c.form = Form::quadratic, c.size = D, c.data = x, c.observed = observed;
             c.parameter = mean, c.scale = log_scale;
         })
-        .def("whitened", [](Tables& c, int64_t D, Address x, Address observed, Address mean, Address factor) {
+        .def("whitened", [](Tables& c, int64_t D, Address x, Address observed, Address mean, Address scale_tril) {
             c.form = Form::whitened, c.size = D, c.data = x, c.observed = observed;
-            c.parameter = mean, c.scale = factor;
+            c.parameter = mean, c.scale = scale_tril;
         })
         .def("symbols", [](Tables& c, int64_t V, Address symbols, Address observed, Address log_probs) {
             c.form = Form::symbols, c.size = V, c.data = symbols, c.observed = observed;

@@ -1,7 +1,7 @@
 // Emissions, read from a table or computed where they are used.
 //
 //     quadratic:  l_t(k) = Σ_d m_td ( −log σ_kd − ½ log 2π − ((x_td − μ_kd) / σ_kd)² / 2 )
-//     whitened:   l_t(k) = log det W_k − D/2 log 2π − |W_k (x_t − μ_k)|² / 2
+//     whitened:   l_t(k) = −log det L_k − D/2 log 2π − |L_k⁻¹ (x_t − μ_k)|² / 2
 //     symbols:    l_t(k) = log B(k, x_t)
 //
 // with m_td = 1 where the entry was observed; of a whitened frame all entries were, or none.  A difference is taken before it is squared, for every state,
@@ -33,14 +33,19 @@ Emissions prepare_emissions(const Problem<T>& p, Workspace& memory) {
         E.mean = memory.take<double>(p.D * stride);
         E.factor = memory.take<double>(p.D * (p.D + 1) / 2 * stride);
         E.complete = memory.take<double>(stride);
+        std::vector<double> inverse(size_t(p.D * p.D));  // of L, by forward substitution
         for (int64_t k = 0; k < stride; ++k) {
+            const T* L = p.scale + k * p.D * p.D;
             E.complete[k] = k < K ? -0.91893853320467274178 * double(p.D) : -INFINITY;
             for (int64_t i = 0, row = 0; i < p.D; ++i) {
                 E.mean[i * stride + k] = k < K ? double(p.mean[k * p.D + i]) : 0.0;
+                if (k < K) E.complete[k] -= std::log(std::abs(double(L[i * p.D + i])));
                 for (int64_t j = 0; j <= i; ++j, ++row) {
-                    const double w = k < K ? double(p.scale[(k * p.D + i) * p.D + j]) : 0.0;
-                    E.factor[row * stride + k] = w * 0.70710678118654752440;
-                    if (i == j && k < K) E.complete[k] += std::log(std::abs(w));
+                    double& w = inverse[size_t(i * p.D + j)] = i == j;
+                    for (int64_t m = j; m < i && k < K; ++m)
+                        w -= double(L[i * p.D + m]) * inverse[size_t(m * p.D + j)];
+                    if (k < K) w /= double(L[i * p.D + i]);
+                    E.factor[row * stride + k] = k < K ? w * 0.70710678118654752440 : 0.0;
                 }
             }
         }
@@ -118,7 +123,7 @@ void deviate(const Rows<L, T>& u, const Emissions& E, int64_t n, int64_t r, type
         for (int64_t d = 0; d < D; ++d) out[t * D + d] = V{} + u.frames[t * D + d] - mean[d * stride];
 }
 
-// |W d_t|² / 2 of G steps at once: a weight is loaded once for all of them, and their sums hide each other's latency.
+// |L⁻¹ d_t|² / 2 of G steps at once: a weight is loaded once for all of them, and their sums hide each other's latency.
 template <int G, class Weight, class V>
 inline void distances(const Weight* factor, int64_t stride, int64_t D, const V* d, V (&out)[G]) {
     for (int g = 0; g < G; ++g) out[g] = V{};

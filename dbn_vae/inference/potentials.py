@@ -1,7 +1,7 @@
 """Functional forms of an emission, which an engine may evaluate where it needs them.
 
     Quadratic:  log_emission_t(k) = Σ_d m_td log N(x_td; mean_kd, scale_kd²)
-    Whitened:   log_emission_t(k) = m_t log N(x_t; mean_k, Σ_k),  Σ_k⁻¹ = W_kᵀ W_k
+    Whitened:   log_emission_t(k) = m_t log N(x_t; mean_k, Σ_k),  Σ_k = L_k L_kᵀ
     Table:      log_emission_t(k) = m_t log_probs[k, x_t]
 
 with m = 1 on observed entries, 0 elsewhere.  Each stands in a Chain where a tensor (B, T, K) may; `dense` is that
@@ -58,29 +58,28 @@ class Whitened(NamedTuple):
     x: Tensor  # (..., D)
     observed: Tensor  # (...) bool
     mean: Tensor  # (K, D)
-    factor: Tensor  # (K, D, D) W, lower triangular: the inverse of Σ's Cholesky factor
+    scale_tril: Tensor  # (K, D, D) L, lower triangular
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (*self.x.shape[:-1], self.mean.shape[0])
 
     def detach(self) -> "Whitened":
-        return Whitened(self.x, self.observed, self.mean.detach(), self.factor.detach())
+        return Whitened(self.x, self.observed, self.mean.detach(), self.scale_tril.detach())
 
     def dense(self) -> Tensor:
         """(..., K), in nats."""
         constant = 0.5 * self.x.shape[-1] * math.log(2 * math.pi)
         terms = []
-        for mean, factor in zip(self.mean, self.factor, strict=True):
-            z = (self.x - mean) @ factor.mT
-            log_det = factor.diagonal().abs().log().sum()
-            terms.append(-0.5 * z.square().sum(-1) + log_det - constant)
+        for mean, L in zip(self.mean, self.scale_tril, strict=True):
+            z = torch.linalg.solve_triangular(L.mT, self.x - mean, upper=True, left=False)
+            terms.append(-0.5 * z.square().sum(-1) - L.diagonal().abs().log().sum() - constant)
         return torch.where(self.observed[..., None], torch.stack(terms, -1), 0.0)
 
     def statistics(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Σ w m (K, 1), Σ w m (x − mean) (K, D), Σ w m (x − mean)(x − mean)ᵀ (K, D, D), with weights (..., K)."""
         x, weights = self.x.flatten(0, -2), (weights * self.observed[..., None]).flatten(0, -2)
-        first, second = torch.empty_like(self.mean), torch.empty_like(self.factor)
+        first, second = torch.empty_like(self.mean), torch.empty_like(self.scale_tril)
         for k, mean in enumerate(self.mean):
             deviation = x - mean
             first[k] = weights[:, k] @ deviation

@@ -72,9 +72,9 @@ def make(
         x = torch.randn(B, T, size, generator=g, dtype=f64)
         x = torch.where((observed & ~padding)[..., None], x, 0.0)
         mean = spread * torch.randn(K, size, generator=g, dtype=f64)
-        factor = 0.4 * torch.randn(K, size, size, generator=g, dtype=f64).tril()
-        factor = factor + torch.eye(size, dtype=f64)
-        emission = Whitened(x.to(dtype), observed, mean.to(dtype), factor.to(dtype))
+        scale_tril = 0.4 * torch.randn(K, size, size, generator=g, dtype=f64).tril()
+        scale_tril = scale_tril + torch.eye(size, dtype=f64)
+        emission = Whitened(x.to(dtype), observed, mean.to(dtype), scale_tril.to(dtype))
     else:
         symbols = torch.randint(0, size, (B, T), generator=g)
         observed = torch.rand(B, T, generator=g) >= missing
@@ -178,8 +178,8 @@ def test_log_space_counts_the_same(compiled: str, family: str) -> None:
         x = torch.zeros(9, 80, 2, dtype=f64)
         x[3, :40], x[3, 40:] = 30.0, -30.5
         mean = torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=f64)
-        factor = torch.tensor([[1.0, 0.0], [0.5, 1.5]], dtype=f64).expand(2, 2, 2)
-        emission = Whitened(x, torch.ones(9, 80, dtype=torch.bool), mean, factor)
+        scale_tril = torch.tensor([[1.0, 0.0], [0.5, 1.5]], dtype=f64).expand(2, 2, 2)
+        emission = Whitened(x, torch.ones(9, 80, dtype=torch.bool), mean, scale_tril)
     else:
         symbols = torch.zeros(9, 80, dtype=torch.int64)
         symbols[3, :40], symbols[3, 40:] = 1, 2

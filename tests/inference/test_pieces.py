@@ -189,8 +189,8 @@ def test_expectations(compiled: str, form: str, missing: float) -> None:
         )
     elif form == "whitened":
         x, mean = torch.randn(B, T, D, generator=g, dtype=f64), torch.randn(K, D, generator=g, dtype=f64)
-        factor = torch.eye(D, dtype=f64) + 0.4 * torch.randn(K, D, D, generator=g, dtype=f64).tril()
-        emission = Whitened(x, torch.rand(B, T, generator=g) >= missing, mean, factor)
+        scale_tril = torch.eye(D, dtype=f64) + 0.4 * torch.randn(K, D, D, generator=g, dtype=f64).tril()
+        emission = Whitened(x, torch.rand(B, T, generator=g) >= missing, mean, scale_tril)
     else:
         symbols = torch.randint(7, (B, T), generator=g)
         probs = torch.rand(K, 7, generator=g, dtype=f64)
