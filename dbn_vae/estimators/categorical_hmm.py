@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.utils import Tags
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.categorical import Categorical
@@ -55,6 +56,11 @@ class CategoricalHMM(ClassicalHMM):
         super().prepare(model, data)
         assert isinstance(model.emission, Categorical)
         model.emission.concentration = torch.as_tensor(self.emissionprob_prior, dtype=self.dtype)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        return tags
 
     def absorb(self, emission: Emission, letters: str) -> None:
         assert isinstance(emission, Categorical)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dbn_vae.emissions.base import Emission
+from dbn_vae.estimators.arguments import lengths_given
 from dbn_vae.estimators.base import StateEstimator, require_at_least
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.evaluation.likelihood import Score, exact
@@ -53,11 +54,14 @@ class ClassicalHMM(StateEstimator):
 
     # -- learning
 
-    def fit(self, X: Any, lengths: Any = None, *, labels: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, *, lengths: Any = None, labels: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Fit by EM, from n_init starts, and keep the best.
 
         Args:
             X, lengths: data in any form that Sequences.from_any takes; NaN is missing.
+            y: not read, or lengths without their name: see lengths_given.
             labels: known states, one a frame, −1 where unknown.
             sample_weight: (B,) weight of each sequence.
 
@@ -68,7 +72,8 @@ class ClassicalHMM(StateEstimator):
         for name, given in (("params", self.params), ("init_params", self.init_params)):
             if not set(given) <= known:
                 raise ValueError(f"{name}={given!r}; its letters are among {''.join(sorted(known))!r}")
-        data = self.read(X, lengths, labels=labels, weights=sample_weight)
+        data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight)
+        self.remember_columns(X)
         generator = self.generator()
         fixed = not self.init_params  # nothing is started afresh: every start would be the same
         best: HMM | None = None
@@ -219,12 +224,12 @@ class ClassicalHMM(StateEstimator):
 
     def aic(self, X: Any, lengths: Any = None) -> float:
         """−2 log p(x) + 2 · free parameters."""
-        return -2 * self.score(X, lengths) + 2 * self.n_parameters()
+        return -2 * self.score(X, lengths=lengths) + 2 * self.n_parameters()
 
     def bic(self, X: Any, lengths: Any = None) -> float:
         """−2 log p(x) + log(n) · free parameters, n the number of frames."""
         n = self.sequences(X, lengths).n_frames
-        return -2 * self.score(X, lengths) + float(np.log(n)) * self.n_parameters()
+        return -2 * self.score(X, lengths=lengths) + float(np.log(n)) * self.n_parameters()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         attributes = ["startprob_", "transmat_", *self.letters.values()]

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.utils import Tags
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.poisson import Poisson
@@ -63,6 +64,11 @@ class PoissonHMM(ClassicalHMM):
     def n_features(self) -> int:
         """Columns of X, hmmlearn's name for it."""
         return self.width
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        return tags
 
     def absorb(self, emission: Emission, letters: str) -> None:
         assert isinstance(emission, Poisson)

@@ -114,7 +114,7 @@ def incomplete(name: str) -> np.ndarray:
 def answers(model: Any, X: Any, lengths: Any = None) -> dict[str, Any]:
     """Everything a model says of data, by name."""
     found = {
-        "score": model.score(X, lengths),
+        "score": model.score(X, lengths=lengths),
         "per sequence": model.evaluate(X, lengths).per_sequence.numpy(),
     }
     for verb in ("predict", "predict_proba", "transform", "reconstruct"):
@@ -321,7 +321,7 @@ def test_wrong_data_is_refused_in_words(name: str) -> None:
         if ask is None:
             continue
         with pytest.raises(
-            ValueError, match=rf"X has frames of shape \({D + 1},\); this model was fitted to \({D},\)"
+            ValueError, match=rf"X has {D + 1} features, but {type(model).__name__} is expecting {D} features"
         ):
             ask(np.hstack([X, X[:, :1]]))
         with pytest.raises(ValueError, match=f"lengths sum to {N + 1}, but X has {N} rows"):

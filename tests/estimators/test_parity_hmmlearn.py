@@ -236,6 +236,7 @@ def test_constructors_take_the_same_arguments(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHARED)
 def test_verbs_take_the_same_arguments(name: str) -> None:
+    """By name; and by position, where y of fit and score is lengths if it can be nothing else."""
     theirs, ours = getattr(hmmlearn.hmm, name), getattr(dbn_vae, name)
     verbs = (
         "fit", "score", "score_samples", "decode", "predict", "predict_proba", "sample", "aic", "bic",
@@ -245,6 +246,9 @@ def test_verbs_take_the_same_arguments(name: str) -> None:
         expected = [(p.name, p.default) for p in inspect.signature(getattr(theirs, verb)).parameters.values()]
         found = inspect.signature(getattr(ours, verb)).parameters.values()
         plain = [(p.name, p.default) for p in found if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        if verb in ("fit", "score"):
+            assert ("lengths", None) in [(p.name, p.default) for p in found], verb
+            plain = [("lengths" if name == "y" else name, default) for name, default in plain]
         assert plain == expected, verb
 
 
