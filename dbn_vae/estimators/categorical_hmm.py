@@ -9,7 +9,7 @@ from sklearn.utils import Tags
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.categorical import Categorical
-from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked
+from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
@@ -55,7 +55,8 @@ class CategoricalHMM(ClassicalHMM):
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)
         assert isinstance(model.emission, Categorical)
-        model.emission.concentration = torch.as_tensor(self.emissionprob_prior, dtype=self.dtype)
+        shape = self.n_components, model.emission.n_symbols
+        model.emission.concentration = prior("emissionprob_prior", self.emissionprob_prior, shape)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -141,8 +141,9 @@ class ClassicalHMM(StateEstimator):
         """Priors and frozen parts."""
         chain = model.transition
         assert isinstance(chain, Stationary)
-        chain.startprob_prior = torch.as_tensor(self.startprob_prior, dtype=self.dtype)
-        chain.transmat_prior = torch.as_tensor(self.transmat_prior, dtype=self.dtype)
+        K = self.n_components
+        chain.startprob_prior = prior("startprob_prior", self.startprob_prior, (K,))
+        chain.transmat_prior = prior("transmat_prior", self.transmat_prior, (K, K))
         chain.frozen = frozenset(
             name for letter, name in (("s", "initial"), ("t", "transition")) if letter not in self.params
         )
@@ -264,6 +265,27 @@ def stationary_distribution(transmat: Any) -> np.ndarray:
 
 def as_array(value: Tensor) -> np.ndarray:
     return value.detach().cpu().numpy().copy()
+
+
+def prior(name: str, value: Any, shape: tuple[int, ...], negative: bool = False) -> Tensor:
+    """A prior's numbers as a tensor that broadcasts to the shape.
+
+    Raises ValueError for one that does not, for NaN, infinity and, unless allowed, negative numbers.
+    """
+    numbers = np.asarray(value, dtype=np.float64)
+    if not broadcasts(numbers.shape, shape):
+        raise ValueError(f"{name} has shape {numbers.shape}; it must be a number or broadcast to {shape}")
+    if not np.isfinite(numbers).all() or (not negative and (numbers < 0).any()):
+        raise ValueError(f"{name}={value}; it must be finite{'' if negative else ' and not negative'}")
+    return torch.as_tensor(numbers)
+
+
+def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether NumPy would stretch an array of this shape to the target."""
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def checked(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:

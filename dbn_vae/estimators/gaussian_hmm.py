@@ -15,9 +15,10 @@ from dbn_vae.emissions.gaussian import (
     SphericalGaussian,
     TiedGaussian,
 )
-from dbn_vae.estimators.classical import ClassicalHMM, as_array
+from dbn_vae.estimators.classical import ClassicalHMM, as_array, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
+from dbn_vae.training.initialise import moments
 
 COVARIANCES: dict[str, type[Gaussian]] = {
     "diag": DiagonalGaussian,
@@ -89,9 +90,8 @@ class GaussianHMM(ClassicalHMM):
 
     def first_emission(self, data: Sequences) -> Gaussian:
         """Every state at the mean and the covariance of all the data."""
-        count = data.observed.sum(0).clamp_min(1)
-        mean = data.x.sum(0) / count
-        variance = (((data.x - mean) * data.observed).square().sum(0) / count).clamp_min(1e-12)
+        mean, variance = moments(data)
+        variance = variance.clamp_min(1e-12)
         K, D = self.n_components, len(mean)
         compact = {
             "diag": variance.expand(K, D),
@@ -106,15 +106,13 @@ class GaussianHMM(ClassicalHMM):
         super().prepare(model, data)
         emission = model.emission
         assert isinstance(emission, Gaussian)
-        count = data.observed.sum(0).clamp_min(1)
-        mean = data.x.sum(0) / count
-        variance = ((data.x - mean) * data.observed).square().sum(0) / count
+        _, variance = moments(data)
         emission.floor = self.min_covar * variance
         rows = 1 if self.covariance_type in ("diag", "spherical") else emission.n_features
         emission.prior = GaussianPrior(
-            torch.as_tensor(self.means_prior, dtype=self.dtype),
-            torch.as_tensor(self.means_weight, dtype=self.dtype),
-            self.prior_scale(),
+            prior("means_prior", self.means_prior, tuple(emission.mean.shape), negative=True),
+            prior("means_weight", self.means_weight, (self.n_components, 1)),
+            self.prior_scale(emission.n_features),
             max(self.covars_weight - rows, 0),
         )
 
@@ -130,10 +128,16 @@ class GaussianHMM(ClassicalHMM):
         """Columns of X, hmmlearn's name for it."""
         return self.width
 
-    def prior_scale(self) -> torch.Tensor:
+    def prior_scale(self, D: int) -> torch.Tensor:
         """covars_prior in GaussianPrior's shapes: a matrix for all states gets a state dimension."""
-        scale = torch.as_tensor(self.covars_prior, dtype=self.dtype)
-        return scale[None] if scale.dim() == 2 and self.covariance_type in ("full", "tied") else scale
+        K = self.n_components
+        if self.covariance_type in ("full", "tied") and np.ndim(self.covars_prior) >= 2:
+            shape = (K, D, D) if self.covariance_type == "full" else (D, D)
+            scale = prior("covars_prior", self.covars_prior, shape, negative=True)
+            if (torch.linalg.eigvalsh(scale) < 0).any():
+                raise ValueError("covars_prior must be positive semi-definite: an eigenvalue is negative")
+            return scale[None] if scale.dim() == 2 else scale
+        return prior("covars_prior", self.covars_prior, (K, D))
 
     def absorb(self, emission: Emission, letters: str) -> None:
         assert isinstance(emission, Gaussian)

@@ -9,7 +9,7 @@ from sklearn.utils import Tags
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.poisson import Poisson
-from dbn_vae.estimators.classical import ClassicalHMM, as_array
+from dbn_vae.estimators.classical import ClassicalHMM, as_array, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
@@ -57,8 +57,9 @@ class PoissonHMM(ClassicalHMM):
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)
         assert isinstance(model.emission, Poisson)
-        model.emission.shape = torch.as_tensor(self.lambdas_prior, dtype=self.dtype) + 1
-        model.emission.rate = torch.as_tensor(self.lambdas_weight, dtype=self.dtype)
+        shape = self.n_components, model.emission.n_features
+        model.emission.shape = prior("lambdas_prior", self.lambdas_prior, shape) + 1
+        model.emission.rate = prior("lambdas_weight", self.lambdas_weight, shape)
 
     @property
     def n_features(self) -> int:
