@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from oracles import enumerate_filter, enumerate_posterior, log_joint, random_chain
 from torch import Tensor
 
-from dbn_vae import CategoricalHMM, GaussianHMM, PoissonHMM, inference
+from dbn_vae import CategoricalHMM, GaussianHMM, PoissonHMM, VariationalGaussianHMM, inference
 from dbn_vae.inference import Chain
 
 FLOATS = [torch.float64, torch.float32]
@@ -174,6 +174,25 @@ def test_d8_pyro_shifts_a_product_once_a_row(dtype: torch.dtype) -> None:
 def two_groups(seed: int = 0, n: int = 100) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.normal(-3, 1, (n, 1)), rng.normal(3, 1, (n, 1))])
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+def test_d9_hmmlearns_bound_is_above_the_evidence(covariance_type: str) -> None:
+    """One state, one feature: the evidence is that of a normal-gamma, in closed form; the bound must be that."""
+    X = np.random.default_rng(0).normal(2, 1.5, (200, 1))
+    m, beta, dof, scale, n = X.mean(), 1.0, 1.0, 1e-3, len(X)
+    spread = scale + np.square(X - X.mean()).sum()  # the prior's mean is the data's
+    evidence = math.lgamma((dof + n) / 2) - math.lgamma(dof / 2) + 0.5 * dof * math.log(scale)
+    evidence += 0.5 * math.log(beta / (beta + n)) - 0.5 * (dof + n) * math.log(spread)
+    evidence -= 0.5 * n * math.log(math.pi)
+    bound = {}
+    for package in (hmmlearn.vhmm.VariationalGaussianHMM, VariationalGaussianHMM):
+        model = package(1, covariance_type, random_state=0).fit(X)
+        bound[package] = model.monitor_.history[-1]
+        assert model.means_.item() == pytest.approx(m, rel=1e-12)
+    missing = n / 2 * math.log(2 * math.pi)
+    assert bound[hmmlearn.vhmm.VariationalGaussianHMM] == pytest.approx(evidence + missing, rel=1e-9)
+    assert bound[VariationalGaussianHMM] == pytest.approx(evidence, rel=1e-12)
 
 
 def test_d10_hmmlearn_learns_covariances_without_means_from_nothing() -> None:

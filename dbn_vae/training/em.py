@@ -24,6 +24,7 @@ class EMStep(NamedTuple):
 
     log_likelihood: float  # Σ_b weight_b log p(x_b)
     objective: float  # the same plus the log-prior of the parameters; this never decreases
+    visits: Tensor  # (K,) expected steps in each state, weighted
 
 
 class Expectation(NamedTuple):
@@ -49,7 +50,8 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
     while True:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
-        yield EMStep(log_likelihood, log_likelihood + float(model.log_parameter_prior()))
+        objective = log_likelihood + float(model.log_parameter_prior())
+        yield EMStep(log_likelihood, objective, e.first + e.pairs.sum(0))
         model.transition.maximize(e.first, e.pairs)
         model.emission.maximize(*e.emission)
 

@@ -26,6 +26,8 @@ from dbn_vae.estimators import (
     PoissonHMM,
     SequenceEstimator,
     SwitchingDMM,
+    VariationalCategoricalHMM,
+    VariationalGaussianHMM,
 )
 from dbn_vae.evaluation import matched_accuracy
 from dbn_vae.sequences import Sequences
@@ -65,6 +67,14 @@ CLASSICAL: dict[str, tuple[Callable[[], Any], str]] = {
     "categorical": (lambda: CategoricalHMM(2, n_features=4, random_state=0, n_iter=5), "symbols"),
     "poisson": (lambda: PoissonHMM(2, random_state=0, n_iter=5), "counts"),
     "bernoulli": (lambda: BernoulliHMM(2, random_state=0, n_iter=5), "binary"),
+    **{
+        f"variational-{c}": (lambda c=c: VariationalGaussianHMM(2, c, random_state=0, n_iter=5), "real")
+        for c in ("diag", "spherical", "full", "tied")
+    },
+    "variational-categorical": (
+        lambda: VariationalCategoricalHMM(2, n_features=4, random_state=0, n_iter=5),
+        "symbols",
+    ),
 }
 DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     "vae": (lambda: VAE(2, random_state=0, **TINY), "real"),
@@ -89,6 +99,8 @@ FILTERS = [name for name in (*STATEFUL, "dmm-filtering") if name != "switching-d
 every = pytest.mark.parametrize("name", ALL)
 classical = pytest.mark.parametrize("name", CLASSICAL)
 deep = pytest.mark.parametrize("name", DEEP)
+# variational ones hold distributions of parameters: no counts, zeros or scores of a maximum
+maximum = pytest.mark.parametrize("name", [n for n in CLASSICAL if not n.startswith("variational")])
 stateful = pytest.mark.parametrize("name", STATEFUL)
 
 
@@ -519,7 +531,7 @@ def counts_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, pairs
 
 
-@classical
+@maximum
 def test_known_labels_turn_fitting_into_counting(name: str) -> None:
     make, kind = CLASSICAL[name]
     X, labels = frames(kind), np.random.default_rng(3).integers(0, 2, N)
@@ -558,7 +570,7 @@ def test_some_labels_name_the_states() -> None:
         assert (model.predict(X) == names[truth]).mean() > 0.98, f"names {names}"
 
 
-@classical
+@maximum
 def test_weight_2_is_a_duplicated_sequence(name: str) -> None:
     """From the same start; its own start may differ, since k-means knows no weights."""
     X = incomplete(name)
@@ -575,7 +587,7 @@ def test_weight_2_is_a_duplicated_sequence(name: str) -> None:
     assert_allclose(weighted.transmat_, doubled.transmat_, rtol=1e-8)
 
 
-@classical
+@maximum
 def test_zeros_of_the_start_stay_zeros(name: str) -> None:
     """A left-to-right chain stays one, and its zeros are not counted as parameters."""
     make, kind = CLASSICAL[name]
@@ -599,7 +611,7 @@ def test_a_prior_makes_a_chain_sticky() -> None:
     assert (sticky.transmat_.diagonal() > free.transmat_.diagonal()).all()
 
 
-@classical
+@maximum
 def test_of_several_starts_the_best_is_kept(name: str) -> None:
     make, kind = CLASSICAL[name]
     options = {"n_init": 6, "n_iter": 4, "n_components": 3} | (

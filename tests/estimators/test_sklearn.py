@@ -31,6 +31,7 @@ from dbn_vae import (
     PoissonHMM,
     Sequences,
     SwitchingDMM,
+    VariationalGaussianHMM,
     load,
 )
 from dbn_vae.estimators.arguments import require_width
@@ -110,6 +111,7 @@ SEQUENCE_MODELS = [
     Counts(2),
     YesOrNo(2),
     Symbols(2, n_features=3),
+    VariationalGaussianHMM(2),
     VAEHMM(2, 2, **TINY),
     DeepMarkovModel(2, n_hidden=3, **TINY),
     SwitchingDMM(2, 2, n_hidden=3, **TINY),
