@@ -233,6 +233,22 @@ def test_what_is_neither_is_refused(second: Any, words: str) -> None:
         GaussianHMM(2).fit(X, second)
 
 
+def test_text_is_refused_by_its_column_whatever_stands_second() -> None:
+    frame = pd.DataFrame({"height": X[:, 0], "name": ["a"] * 40})
+    with pytest.raises(ValueError, match=r"columns \['name'\] of X are not numeric"):
+        GaussianHMM(2).fit(frame, [25, 15])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [([X[:25], X[25:]], "X is a list of sequences"), (X.reshape(2, 20, 2), "does not fit X of shape")],
+)
+def test_a_second_argument_that_fits_nothing_is_refused(data: Any, words: str) -> None:
+    for second in ([10, 10, 20], 7):
+        with pytest.raises(ValueError, match=words):
+            GaussianHMM(2).fit(data, second)
+
+
 def test_sequences_bring_their_own_lengths() -> None:
     with pytest.raises(ValueError, match="carries its own lengths"):
         GaussianHMM(2).fit(Sequences.from_any(X, [25, 15]), [25, 15])
