@@ -166,9 +166,10 @@ def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:
 
     An exact zero of p is structure, not a parameter, and carries no prior.
     """
-    if isinstance(concentration, float) and concentration == 1.0:
-        return log_probs.new_zeros(())  # nothing to add up
-    weight = torch.as_tensor(concentration, dtype=log_probs.dtype, device=log_probs.device) - 1
+    alpha = torch.as_tensor(concentration, dtype=log_probs.dtype, device=log_probs.device)
+    if alpha.dim() == 0 and alpha == 1:
+        return log_probs.new_zeros(())  # maximum likelihood: nothing to add up
+    weight = alpha - 1
     return (weight * torch.where(log_probs == -math.inf, 0.0, log_probs)).sum()
 
 

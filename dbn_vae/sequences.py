@@ -264,7 +264,8 @@ def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.
     array = as_numpy(X)
     if array.ndim < 2:
         raise ValueError(
-            f"X has shape {array.shape}; a sequence is (n, D): for one column use X.reshape(-1, 1)"
+            f"X has shape {array.shape}; a sequence is (n, D). Reshape your data: for one column use "
+            "X.reshape(-1, 1)"
         )
     if array.ndim == 2:
         return array, check_lengths(lengths, total=len(array))
@@ -314,12 +315,17 @@ def flatten_frame(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarra
 def as_numpy(value: Any) -> np.ndarray:
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
+    shapes = "X must hold real numbers in one regular shape: (n, D), (B, T, D) or a list of (T_i, D)"
+    if getattr(getattr(value, "dtype", None), "kind", "f") == "c":
+        raise ValueError(f"Complex data not supported: {shapes}")
+    if hasattr(value, "toarray"):  # scipy need not be imported to know its matrices
+        raise TypeError(f"X is a sparse {type(value).__name__}, which is not supported; use X.toarray()")
     try:
         return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "X must hold numbers in one regular shape: (n, D), (B, T, D) or a list of (T_i, D)"
-        ) from error
+    except TypeError as error:
+        raise TypeError(f"{shapes}; {error}") from error
+    except ValueError as error:
+        raise ValueError(shapes) from error
 
 
 def check_lengths(lengths: Any, total: int | None) -> np.ndarray:

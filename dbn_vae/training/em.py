@@ -25,6 +25,7 @@ class EMStep(NamedTuple):
 
     log_likelihood: float  # Σ_b weight_b log p(x_b)
     objective: float  # the same plus the log-prior of the parameters; this never decreases
+    visits: Tensor  # (K,) expected steps in each state, weighted
 
 
 class Expectation(NamedTuple):
@@ -60,7 +61,7 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
         log_prior = float(model.transition.log_prior()) + float(model.emission.log_prior())
-        yield EMStep(log_likelihood, log_likelihood + log_prior)
+        yield EMStep(log_likelihood, log_likelihood + log_prior, e.first + e.pairs.sum(0))
         model.transition.maximize(e.first, e.pairs)
         model.emission.maximize(*e.emission)
 
