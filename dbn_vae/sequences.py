@@ -7,6 +7,7 @@ it is stored as 0 with observed = False, so no NaN ever enters a computation or 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +112,20 @@ class Sequences:
     def starts(self) -> Tensor:
         """Row of each sequence's first frame: (B,)."""
         return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every entry over the frames that observe it, with the sequences' weights: (*D) each.
+
+        Block by block: a long data set fills memory already.
+        """
+        weights = self.weights.repeat_interleave(self.lengths).view(-1, *[1] * (self.x.dim() - 1))
+        blocks = list(zip(*(part.split(2**16) for part in (self.x, self.observed, weights)), strict=True))
+        count = torch.stack([(w * seen).sum(0) for _, seen, w in blocks]).sum(0)
+        count = torch.where(count > 0, count, 1.0)
+        mean = torch.stack([(w * seen * x).sum(0) for x, seen, w in blocks]).sum(0) / count
+        scatter = torch.stack([(w * seen * (x - mean).square()).sum(0) for x, seen, w in blocks]).sum(0)
+        return mean, scatter / count
 
     def batch(self, index: Tensor | None = None) -> Batch:
         """The named sequences (all of them without `index`), padded."""
@@ -332,7 +347,7 @@ def check_lengths(lengths: Any, total: int | None) -> np.ndarray:
     if lengths is None and total:
         return np.array([total])  # one sequence
     sizes = np.atleast_1d(np.asarray([total] if lengths is None else lengths))
-    whole = np.issubdtype(sizes.dtype, np.number) and np.equal(np.mod(sizes, 1), 0).all()
+    whole = sizes.dtype.kind in "iu" or (sizes.dtype.kind == "f" and not (sizes % 1).any())
     if sizes.ndim != 1 or not whole:
         raise ValueError(f"lengths={lengths!r} must be a one-dimensional list of whole numbers")
     if len(sizes) == 0 or sizes.min() < 1:

@@ -28,12 +28,12 @@ def lengths_given(X: Any, y: Any, lengths: Any) -> Any:
     if names_its_sequences(X):
         fits = isinstance(X, pd.DataFrame) or np.shape(y)[:1] == (len(X),)
         return None if fits else y  # refused where the data are read: such X knows its lengths
-    shape = X.shape if isinstance(X, pd.DataFrame) else as_numpy(X).shape
+    shape = X.shape if hasattr(X, "shape") else as_numpy(X).shape
     targets = np.asarray(y)
     rows = shape[0] if shape else 0
-    sizes = whole_positive(targets)
     if targets.ndim == 0 or len(targets) != rows:
         return y  # not one target each: checked as lengths where the data are read
+    sizes = whole_positive(targets)
     if len(shape) > 2:
         if sizes is not None and sizes.max() <= shape[1]:
             raise ambiguous(f"lengths or targets of the {rows} sequences in X")

@@ -25,7 +25,6 @@ from dbn_vae.training.em import EMStep, em
 from dbn_vae.training.initialise import cluster, named_by, randomly, start
 from dbn_vae.transitions.stationary import Stationary
 
-
 # The module that stands for an estimator's attributes, and what these were.  Not kept in the estimator, which asking
 # must not change.
 BUILT: WeakKeyDictionary["ClassicalHMM", tuple[Any, HMM]] = WeakKeyDictionary()

@@ -19,7 +19,6 @@ from dbn_vae.estimators.classical import ClassicalHMM, as_array, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.em import EMStep
-from dbn_vae.training.initialise import moments
 
 COVARIANCES: dict[str, type[Gaussian]] = {
     "diag": DiagonalGaussian,
@@ -150,7 +149,7 @@ class GaussianHMM(GaussianFace):
 
     def first_emission(self, data: Sequences) -> Gaussian:
         """Every state at the mean and the covariance of all the data."""
-        mean, variance = moments(data)
+        mean, variance = data.moments
         variance = variance.clamp_min(1e-12)
         K, D = self.n_components, len(mean)
         compact = {
@@ -166,7 +165,7 @@ class GaussianHMM(GaussianFace):
         super().prepare(model, data)
         emission = model.emission
         assert isinstance(emission, Gaussian)
-        _, variance = moments(data)
+        _, variance = data.moments
         emission.floor = self.min_covar * variance
         rows = 1 if self.covariance_type in ("diag", "spherical") else emission.n_features
         emission.prior = GaussianPrior(

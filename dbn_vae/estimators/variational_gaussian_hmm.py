@@ -11,7 +11,6 @@ from dbn_vae.estimators.classical import prior
 from dbn_vae.estimators.gaussian_hmm import GaussianFace
 from dbn_vae.estimators.variational import Pairs, VariationalHMM
 from dbn_vae.sequences import Sequences
-from dbn_vae.training.initialise import moments
 from dbn_vae.training.vb_gaussian import (
     DiagonalPosterior,
     FullPosterior,
@@ -70,7 +69,7 @@ class VariationalGaussianHMM(VariationalHMM, GaussianFace):
     def first_emission(self, data: Sequences) -> GaussianPosterior:
         """q at the prior, but for a scale that expects the covariance of all the data."""
         self.family()  # refuses an unknown covariance_type
-        mean, variance = moments(data)
+        mean, variance = data.moments
         K, D = self.n_components, len(mean)
         means = prior("means_prior", self.chosen("means", "m", mean), (K, D), negative=True)
         tied = self.covariance_type == "tied"

@@ -24,7 +24,7 @@ def cluster(data: Sequences, n_components: int, generator: torch.Generator) -> T
     from sklearn.cluster import KMeans
 
     x, seen = data.x.flatten(1), data.observed.flatten(1)
-    mean, variance = moments(data)
+    mean, variance = data.moments
     mean, scale = mean.flatten(), variance.flatten().sqrt()
     standard = torch.where(seen & (scale > 0), (x - mean) / scale.where(scale > 0, 1.0), 0.0)
     frames = standard.cpu().numpy()
@@ -38,15 +38,6 @@ def cluster(data: Sequences, n_components: int, generator: torch.Generator) -> T
     label = torch.as_tensor(means.predict(frames), dtype=torch.int64)
     own = torch.nn.functional.one_hot(label, n_components).to(data.x)
     return 0.9 * own + 0.1 / n_components
-
-
-def moments(data: Sequences) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every entry over the frames that observe it, with the sequences' weights: (*D) each."""
-    weight = data.weights.repeat_interleave(data.lengths).view(-1, *[1] * (data.x.dim() - 1)) * data.observed
-    count = weight.sum(0)
-    count = torch.where(count > 0, count, 1.0)
-    mean = (weight * data.x).sum(0) / count
-    return mean, (weight * (data.x - mean).square()).sum(0) / count
 
 
 def randomly(data: Sequences, n_components: int, generator: torch.Generator) -> Tensor:
