@@ -174,7 +174,9 @@ class FullGaussian(Gaussian):
     def scale_tril(self) -> Tensor:
         """(K, D, D) lower triangular."""
         K, D = self.mean.shape
-        return self.factor.tril().expand(K, D, D)
+        # without gradients it is triangular as it stands, and tril would wake every thread
+        factor = self.factor.tril() if torch.is_grad_enabled() else self.factor
+        return factor.expand(K, D, D)
 
     def covariance(self) -> Tensor:
         L = self.scale_tril()
