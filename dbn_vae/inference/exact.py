@@ -8,6 +8,8 @@ To smooth is to train: by Fisher's identity the gradient of log Z is the posteri
 so the E-step of Baum-Welch and the backward pass of a deep model are the same numbers from the same kernel.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,43 @@ def viterbi(chain: Chain) -> Path:
     """The most probable path (B, T) and its joint log-probability (B,)."""
     engine, chain = ready(chain)
     return engine.viterbi(chain)
+
+
+def k_best(chain: Chain, n: int) -> Path:
+    """The n most probable paths (n, B, T), best first, and their joint log-probabilities (n, B).
+
+    Where a sequence has fewer than n possible paths, the rest has states −1 and score −inf.  Runs on the
+    reference, whatever the backend.  Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; ask for at least 1 path")
+    return reference.k_best(detached(chain).dense(), n)
+
+
+def entropy(chain: Chain) -> Tensor:
+    """H of p(s_{1:T} | x_{1:T}), how undecided the path is as a whole: (B,), in nats, differentiable.
+
+        H = log Z − Σ_k gamma_1(k) log π_k − Σ_ij xi(i, j) log A_ij − Σ_t Σ_k gamma_t(k) l_t(k)
+
+    with 0 · log 0 = 0; 0 where no path is possible.
+    """
+    initial, transition, emission, lengths = chain.dense().canonical()
+    # in float64: H is a small difference of large numbers
+    wide = Chain(initial.double(), transition.double(), emission.double(), lengths)
+    log_z, gamma, xi = posterior(wide) if followed(chain) else smooth(wide)
+    energy = sum(
+        expected(p, table).flatten(1).sum(1)
+        for p, table in (
+            (gamma[:, 0], wide.log_initial),
+            (xi, wide.log_transition),
+            (gamma, wide.log_emission),
+        )
+    )
+    return torch.where(log_z > -math.inf, log_z - energy, 0.0).to(initial.dtype)
+
+
+def expected(p: Tensor, table: Tensor) -> Tensor:
+    return p * torch.where(p > 0, table, 0.0)
 
 
 def sample(chain: Chain, n: int, generator: torch.Generator | None = None) -> Tensor:
