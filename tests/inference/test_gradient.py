@@ -210,6 +210,7 @@ def loop(f: Callable, tables: list[Tensor], dims: list[int | None], R: int = 3) 
 @ranks
 def test_vmap_is_a_loop(varies, mapped):
     chain = random_chain(4, 4, 3, seed=9, varies=varies, zeros=0.3)
+    chain = chain._replace(lengths=torch.tensor([4, 3, 1, 2]))
     tables, dims = restarts(chain, mapped)
     tables = [x.requires_grad_() for x in tables]
     dims = tuple(dims)
@@ -225,7 +226,7 @@ def test_vmap_is_a_loop(varies, mapped):
 @pytest.mark.parametrize("initial", ["shared", "batch"])
 @ranks
 def test_vmap_of_grad_is_a_loop(varies, initial):
-    chain = random_chain(4, 4, 3, seed=10, varies=varies)
+    chain = random_chain(4, 4, 3, seed=10, varies=varies)._replace(lengths=torch.tensor([4, 3, 1, 2]))
     if initial == "shared":
         chain = chain._replace(log_initial=chain.log_initial[0])
     tables, dims = restarts(chain, (1, 1, 1))

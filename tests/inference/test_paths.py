@@ -66,6 +66,13 @@ def test_equal_paths_come_in_order_of_their_states_from_the_end() -> None:
     assert (score[:, 0] == 0).all() and score[:, 1].tolist() == [0.0] * 4 + [NEVER] * 4
 
 
+def test_many_equal_paths_keep_that_order() -> None:
+    """Enough of them that an unstable sort would mix them."""
+    nought = torch.zeros(1, 3, 6)
+    states = k_best(Chain(nought[0, 0], torch.zeros(6, 6), nought), 6**3).states
+    assert states[:, 0].flip(1).tolist() == [list(p) for p in itertools.product(range(6), repeat=3)]
+
+
 def test_impossible_sequences_have_no_path_and_no_entropy() -> None:
     chain = random_chain(3, 4, 2, seed=1, ragged=False)
     emission = chain.log_emission.clone()
