@@ -3,8 +3,10 @@
 from dbn_vae.inference.backends import using
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
 from dbn_vae.inference.exact import (
+    entropy,
     expect,
     filter,
+    k_best,
     log_partition,
     path_score,
     sample,
@@ -25,8 +27,10 @@ __all__ = [
     "Quadratic",
     "Table",
     "Whitened",
+    "entropy",
     "expect",
     "filter",
+    "k_best",
     "log_partition",
     "logsumexp",
     "path_score",

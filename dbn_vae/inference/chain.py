@@ -41,9 +41,10 @@ class Chain(NamedTuple, Generic[P]):
         return Chain(self.log_initial, self.log_transition, written, self.lengths)
 
     def canonical(self) -> "Chain[P]":
-        """The same chain with log_initial (B, K) and lengths (B,) written out.
+        """The same chain with log_initial (B, K) and lengths (B,) written out, and its tables of one type.
 
-        Raises ValueError when the shapes do not fit together.
+        That is the widest of their types and at least float32, so that nothing is rounded.
+        Raises ValueError when the shapes do not fit together, TypeError when a table holds no real numbers.
         """
         initial, transition, emission, lengths = self
         shape = emission.shape
@@ -61,7 +62,18 @@ class Chain(NamedTuple, Generic[P]):
             lengths = torch.full((B,), T, device=initial.device)
         elif lengths.shape != (B,):
             raise ValueError(f"lengths has shape {tuple(lengths.shape)}; it must be {(B,)}")
-        return Chain(initial.expand(B, K), transition, emission, lengths)
+        same = self.alike()
+        return Chain(same.log_initial.expand(B, K), same.log_transition, same.log_emission, lengths)
+
+    def alike(self) -> "Chain[P]":
+        """The same chain, its tables of one type; a form that stands for emissions keeps its own."""
+        initial, transition, emission, _ = self
+        if not isinstance(emission, Tensor) or (
+            initial.dtype == transition.dtype == emission.dtype in (torch.float32, torch.float64)
+        ):
+            return self
+        dtype = common_type(log_initial=initial, log_transition=transition, log_emission=emission)
+        return Chain(initial.to(dtype), transition.to(dtype), emission.to(dtype), self.lengths)  # type: ignore[arg-type]
 
     @property
     def varies_in_time(self) -> bool:
@@ -74,6 +86,17 @@ class Chain(NamedTuple, Generic[P]):
         if self.lengths is None:
             return torch.ones(B, T, dtype=torch.bool, device=device)
         return torch.arange(T, device=device) < self.lengths[:, None]
+
+
+def common_type(**tables: Tensor) -> torch.dtype:
+    dtype = torch.float32
+    for name, table in tables.items():
+        if not table.is_floating_point():
+            raise TypeError(
+                f"{name} has type {table.dtype}; potentials are real numbers, such as {name}.double()"
+            )
+        dtype = torch.promote_types(dtype, table.dtype)
+    return dtype
 
 
 class Filtered(NamedTuple):

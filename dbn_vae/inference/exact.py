@@ -8,23 +8,24 @@ To smooth is to train: by Fisher's identity the gradient of log Z is the posteri
 so the E-step of Baum-Welch and the backward pass of a deep model are the same numbers from the same kernel.
 """
 
-from typing import Any
+import math
 
 import torch
 from torch import Tensor
 
 from dbn_vae.inference import reference
-from dbn_vae.inference.backends import Backend, available, backend, fusing, name
+from dbn_vae.inference.backends import Backend, available, fusing, name
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
+from dbn_vae.inference.gradient import posterior, transforming
 from dbn_vae.inference.potentials import Fused
 
 
 def log_partition(chain: Chain) -> Tensor:
-    """log Z of every sequence: (B,), in nats, differentiable twice in every potential."""
-    if not torch.is_grad_enabled():
-        engine, chain = ready(chain)
-        return engine.log_partition(chain)
-    return _LogPartition.apply(*chain.dense().canonical())
+    """log Z of every sequence: (B,), in nats, differentiable to any order in every potential."""
+    if followed(chain):
+        return posterior(chain.dense().canonical()).log_z
+    engine, chain = ready(chain)
+    return engine.log_partition(chain)
 
 
 def filter(chain: Chain) -> Filtered:
@@ -58,6 +59,43 @@ def viterbi(chain: Chain) -> Path:
     """The most probable path (B, T) and its joint log-probability (B,)."""
     engine, chain = ready(chain)
     return engine.viterbi(chain)
+
+
+def k_best(chain: Chain, n: int) -> Path:
+    """The n most probable paths (n, B, T), best first, and their joint log-probabilities (n, B).
+
+    Where a sequence has fewer than n possible paths, the rest has states −1 and score −inf.  Runs on the
+    reference, whatever the backend.  Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; ask for at least 1 path")
+    return reference.k_best(detached(chain).dense(), n)
+
+
+def entropy(chain: Chain) -> Tensor:
+    """H of p(s_{1:T} | x_{1:T}), how undecided the path is as a whole: (B,), in nats, differentiable.
+
+        H = log Z − Σ_k gamma_1(k) log π_k − Σ_ij xi(i, j) log A_ij − Σ_t Σ_k gamma_t(k) l_t(k)
+
+    with 0 · log 0 = 0; 0 where no path is possible.
+    """
+    initial, transition, emission, lengths = chain.dense().canonical()
+    # in float64: H is a small difference of large numbers
+    wide = Chain(initial.double(), transition.double(), emission.double(), lengths)
+    log_z, gamma, xi = posterior(wide) if followed(chain) else smooth(wide)
+    energy = sum(
+        expected(p, table).flatten(1).sum(1)
+        for p, table in (
+            (gamma[:, 0], wide.log_initial),
+            (xi, wide.log_transition),
+            (gamma, wide.log_emission),
+        )
+    )
+    return torch.where(log_z > -math.inf, log_z - energy, 0.0).to(initial.dtype)
+
+
+def expected(p: Tensor, table: Tensor) -> Tensor:
+    return p * torch.where(p > 0, table, 0.0)
 
 
 def sample(chain: Chain, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -99,6 +137,16 @@ def path_score(chain: Chain, states: Tensor) -> Tensor:
     return score
 
 
+def followed(chain: Chain) -> bool:
+    """Whether someone may ask for a derivative."""
+    emission = chain.log_emission
+    parts = (emission,) if isinstance(emission, Tensor) else emission
+    tables = (chain.log_initial, chain.log_transition, *parts)
+    if torch.is_grad_enabled() and any([x.requires_grad for x in tables]):
+        return True
+    return torch.compiler.is_compiling() or transforming()
+
+
 def ready(chain: Chain) -> tuple[Backend, Chain]:
     """The backend that does the work, and the chain in a form it reads, without gradients."""
     chain = detached(chain)
@@ -109,36 +157,3 @@ def ready(chain: Chain) -> tuple[Backend, Chain]:
 def detached(chain: Chain) -> Chain:
     initial, transition, emission, lengths = chain.canonical()
     return Chain(initial.detach(), transition.detach(), emission.detach(), lengths)
-
-
-class _LogPartition(torch.autograd.Function):
-    """log Z whose backward pass is the posterior of the same kernel.
-
-    The second derivative differentiates the reference's posterior, which is torch all the way.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, lengths: Tensor
-    ) -> Tensor:
-        chain = Chain(log_initial, log_transition, log_emission, lengths)
-        if not any(ctx.needs_input_grad):
-            return backend(chain).log_partition(chain)
-        log_z, gamma, xi = backend(chain).smooth(chain)
-        ctx.save_for_backward(*chain, gamma, xi)
-        return log_z
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        *potentials, gamma, xi = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have a graph
-            _, gamma, xi = reference.smooth(Chain(*potentials))
-        shared = potentials[1].dim() == 2
-        by_batch = grad.view(-1, *[1] * (xi.dim() - 1)) * xi
-        return (
-            grad[:, None] * gamma[:, 0],
-            by_batch.sum(0) if shared else by_batch,
-            grad[:, None, None] * gamma,
-            None,
-        )

@@ -134,6 +134,48 @@ def viterbi(chain: Chain) -> Path:
     return Path(torch.where(mask, torch.stack(states[::-1], 1), -1), total(c))
 
 
+def k_best(chain: Chain, n: int) -> Path:
+    """The n most probable paths, best first; where fewer are possible, states −1 and score −inf.
+
+    Viterbi's recursion over the n best scores of every state instead of the best one (Seshadri and Sundberg,
+    1994, the parallel list Viterbi algorithm): the n best paths into a state go through the n best paths into
+    some state before it.  Of equally probable paths the smaller state index comes first, from the end.
+    """
+    chain = readable(chain)
+    mask = chain.mask()
+    B, T, K = chain.log_emission.shape
+    # message[b, k, r]: the r-th best score of a path into state k; an origin is j n + r, of the step before
+    message = torch.full((B, K, n), -math.inf, dtype=chain.log_emission.dtype, device=mask.device)
+    normalizer, origins = message.new_zeros(B, dtype=torch.float64), []
+    for t in range(T):
+        inside, emission = mask[:, t], chain.log_emission[:, t, :, None]
+        if t == 0:
+            joint = message.clone()
+            joint[..., 0] = chain.log_initial + chain.log_emission[:, 0]
+        else:
+            ways = message[:, :, None, :] + transition(chain, t)[..., None]  # (B, from, to, n)
+            predicted, origin = best(ways.transpose(1, 2).flatten(2), n)
+            joint = predicted + emission
+            origins.append(origin)
+        c = finite(joint.flatten(1).amax(1))
+        message = torch.where(inside[:, None, None], joint - c[:, None, None], message)
+        normalizer += torch.where(inside, c, 0.0)
+    score, place = best(message.flatten(1), n)  # (B, n)
+    states = [place // n]
+    for t in reversed(range(1, T)):
+        place = torch.where(mask[:, t, None], origins[t - 1].flatten(1).gather(1, place), place)
+        states.append(place // n)
+    possible = (score > -math.inf)[..., None] & mask[:, None]
+    path = torch.where(possible, torch.stack(states[::-1], -1), -1)
+    return Path(path.transpose(0, 1), (normalizer[:, None] + score).to(score.dtype).T)
+
+
+def best(scores: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest of the last axis and where they stand, the first of equals first."""
+    order = scores.sort(dim=-1, descending=True, stable=True)
+    return order.values[..., :n], order.indices[..., :n]
+
+
 def sample(chain: Chain, uniform: Tensor) -> Tensor:
     """Paths from p(s_{1:T} | x_{1:T}) by filtering forward and sampling backward.
 

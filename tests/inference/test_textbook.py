@@ -51,6 +51,9 @@ def test_weather_guessing_game():
     for path, probability in [((1, 1, 0), 0.00864), ((0, 0, 0), 0.00588)]:
         score = inference.path_score(chain, torch.tensor([path]))
         assert score.exp().item() == near(probability), path
+    three = inference.k_best(chain, 3)
+    assert three.states[:, 0].tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert three.score[:, 0].exp().tolist() == near([0.01344, 0.00864, 0.00588])
 
 
 def test_healthy_or_fever():
