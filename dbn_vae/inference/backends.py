@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dbn_vae.inference import reference
+from dbn_vae.inference import cuda, reference
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
 from dbn_vae.inference.potentials import Quadratic, Table
 
@@ -40,6 +40,8 @@ except ImportError:  # installed without a C++ compiler
     pass
 else:
     available["cpu"] = fusing["cpu"] = cpu
+if cuda.installed:
+    available["cuda"] = cuda
 
 _forced: ContextVar[str | None] = ContextVar("backend", default=None)
 

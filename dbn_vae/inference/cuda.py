@@ -1,0 +1,241 @@
+"""The GPU engine: reference.py's functions as Triton kernels.
+
+Up to 128 states, messages and transitions stay in registers and a step is a scaled product (_triton_scaled.py, where
+the argument for its exactness stands); more states, and transitions that vary in time, take log-sum-exps over blocks
+(_triton_blocked.py); paths are in _triton_paths.py.  Time is a loop inside the kernel, and a program walks only over
+its own sequences' steps.  Messages have the precision of the potentials; log Z and moves are added in float64.
+
+On CPU tensors the kernels run under Triton's interpreter, for tests: TRITON_INTERPRET=1, set before triton is imported.
+"""
+
+import importlib.util
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+
+installed = importlib.util.find_spec("triton") is not None
+
+PRECISE = {torch.float32, torch.float64}
+HALF = {torch.float16, torch.bfloat16}
+IN_REGISTERS = 128  # states
+FILLS = 2048  # programs of one warp that keep a large GPU busy: 4 on each scheduler of 132 multiprocessors
+FLUSH = 256  # steps of expected moves in the potentials' precision, before they go into float64
+DRAWS = 8  # sampled paths a program walks at once
+
+
+def takes(dtypes: set[torch.dtype]) -> bool:
+    """One precise dtype; and halves, so that they are refused with the reason."""
+    return (len(dtypes) == 1 and dtypes <= PRECISE) or bool(dtypes & HALF)
+
+
+class Tables(NamedTuple):
+    """Contiguous potentials."""
+
+    initial: Tensor  # (B, K)
+    transition: Tensor  # (K, K), (B, K, K) or (B, T-1, K, K)
+    emission: Tensor  # (B, T, K)
+    lengths: Tensor  # (B,) int64
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        B, T, K = self.emission.shape
+        return B, T, K
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Of log_transition: from a sequence to the next, from a step to the next."""
+        _, T, K = self.shape
+        return [(0, 0), (K * K, 0), ((T - 1) * K * K, K * K)][self.transition.dim() - 2]
+
+    @property
+    def scaled(self) -> bool:
+        """One transition matrix a sequence, which fits into registers."""
+        return self.transition.dim() < 4 and self.shape[2] <= IN_REGISTERS
+
+    def mask(self) -> Tensor:
+        return torch.arange(self.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+
+def log_partition(chain: Chain) -> Tensor:
+    tables = prepare(chain)
+    log_z = tables.initial.new_empty(tables.shape[0])
+    if tables.scaled:
+        scaled_filter(tables, log_z, None, None, linear=False)
+    else:
+        blocked_filter(tables, log_z, None)
+    return log_z
+
+
+def filter(chain: Chain) -> Filtered:
+    tables = prepare(chain)
+    B, T, K = tables.shape
+    new = tables.initial.new_empty
+    log_z, c = new(B), new(B, T)
+    if tables.scaled:
+        probs = new(B, T, K)
+        scaled_filter(tables, log_z, probs, c, linear=True)
+    else:
+        probs = blocked_filter(tables, log_z, c).exp_()
+        probs.masked_fill_(~tables.mask()[..., None], 0.0)
+        c.masked_fill_(~tables.mask(), 0.0)
+    return Filtered(log_z, probs, c)
+
+
+def smooth(chain: Chain) -> Posterior:
+    tables = prepare(chain)
+    B, T, K = tables.shape
+    dtype = tables.initial.dtype
+    log_z = tables.initial.new_empty(B)
+    if not tables.scaled:
+        return blocked_smooth(tables, log_z)
+    from dbn_vae.inference._triton_scaled import smooth_kernel
+
+    gamma = tables.initial.new_empty(B, T, K)
+    xi = tables.initial.new_zeros(B, K, K, dtype=torch.float64)
+    programs, options, order = tiles(tables)
+    with torch.cuda.device_of(gamma):
+        smooth_kernel[(programs,)](
+            *tables, order, log_z, gamma, xi, B, T, K,
+            SHARED=tables.transition.dim() == 2, FLUSH=FLUSH, **options,
+        )  # fmt: skip
+    return Posterior(log_z, gamma, xi.to(dtype))
+
+
+def viterbi(chain: Chain) -> Path:
+    from dbn_vae.inference._triton_paths import blocked_viterbi_kernel, viterbi_kernel
+
+    tables = prepare(chain)
+    B, T, K = tables.shape
+    new = tables.initial.new_empty
+    score, states = new(B), new(B, T, dtype=torch.int64)
+    came = new(B, T, K, dtype=smallest_index(K))
+    with torch.cuda.device_of(states):
+        if K <= IN_REGISTERS:
+            programs, options, order = tiles(tables)
+            viterbi_kernel[(programs,)](
+                *tables, order, score, states, came, B, T, K, *tables.strides,
+                SHARED=tables.transition.dim() == 2, VARIES=tables.transition.dim() == 4, **options,
+            )  # fmt: skip
+        else:
+            blocked_viterbi_kernel[(B,)](
+                *tables, score, states, came, new(B, 2, K), T, K, *tables.strides, S=block(K), num_warps=4
+            )
+    return Path(states, score)
+
+
+def sample(chain: Chain, uniform: Tensor) -> Tensor:
+    from dbn_vae.inference._triton_paths import sample_kernel
+
+    tables = prepare(chain)
+    B, T, K = tables.shape
+    N = uniform.shape[0]
+    uniform = uniform.to(torch.float64).contiguous()
+    states = torch.empty(uniform.shape, dtype=torch.int64, device=uniform.device)
+    log_z = tables.initial.new_empty(B)
+    if tables.scaled:
+        messages = tables.initial.new_empty(B, T, K)
+        scaled_filter(tables, log_z, messages, None, linear=False)
+    else:
+        messages = blocked_filter(tables, log_z, None)
+    with torch.cuda.device_of(states):
+        sample_kernel[(B, -(-N // DRAWS))](
+            tables.transition, tables.lengths, messages, uniform, states, N, B, T, K, *tables.strides,
+            D=DRAWS, S=power_of_two(K), num_warps=1 if K <= IN_REGISTERS else 4,
+        )  # fmt: skip
+    return states
+
+
+def scaled_filter(
+    tables: Tables, log_z: Tensor, messages: Tensor | None, normalizers: Tensor | None, *, linear: bool
+) -> None:
+    """Fills what is given; messages with probabilities, or with their logarithms."""
+    from dbn_vae.inference._triton_scaled import filter_kernel
+
+    programs, options, order = tiles(tables)
+    with torch.cuda.device_of(log_z):
+        filter_kernel[(programs,)](
+            *tables, order, log_z, messages, normalizers, *tables.shape,
+            SHARED=tables.transition.dim() == 2, LINEAR=linear, **options,
+        )  # fmt: skip
+
+
+def blocked_filter(tables: Tables, log_z: Tensor, normalizers: Tensor | None) -> Tensor:
+    """log p(s_t | x_{1:t}): (B, T, K); anything on padding."""
+    from dbn_vae.inference._triton_blocked import forward_kernel
+
+    B, T, K = tables.shape
+    messages = torch.empty_like(tables.emission)
+    with torch.cuda.device_of(log_z):
+        forward_kernel[(B,)](
+            *tables, messages, log_z, normalizers, T, K, *tables.strides, S=block(K), num_warps=4
+        )
+    return messages
+
+
+def blocked_smooth(tables: Tables, log_z: Tensor) -> Posterior:
+    from dbn_vae.inference._triton_blocked import backward_kernel, pairs_kernel
+
+    B, T, K = tables.shape
+    initial, transition, emission, lengths = tables
+    messages = blocked_filter(tables, log_z, None)
+    gamma, q = torch.zeros_like(emission), torch.empty_like(emission)
+    summed = transition.dim() < 4
+    xi = initial.new_empty((B, K, K) if summed else (B, T - 1, K, K))
+    S = block(K)
+    with torch.cuda.device_of(log_z):
+        backward_kernel[(B,)](
+            transition, emission, lengths, log_z, messages, gamma, q, T, K, *tables.strides, S=S, num_warps=4
+        )
+        blocks, steps = (-(-K // S)) ** 2, 1 if summed else T - 1
+        if steps > 0:
+            pairs_kernel[(steps, blocks, B)](
+                transition, lengths, messages, q, xi, T, K, *tables.strides,
+                SUMMED=summed, S=S, FLUSH=FLUSH, num_warps=4,
+            )  # fmt: skip
+    return Posterior(log_z, gamma, xi)
+
+
+def prepare(chain: Chain) -> Tables:
+    """Raises TypeError for potentials of half precision, RuntimeError where no kernel can read the tensors."""
+    assert chain.lengths is not None  # a canonical chain
+    initial, transition, emission, lengths = chain
+    for dtype in (initial.dtype, transition.dtype, emission.dtype):
+        if dtype in HALF:
+            raise TypeError(
+                f"potentials of {dtype} cannot be summed over paths: a normaliser needs more than its 8 or 11 bits "
+                "of mantissa, and log Z would lose whole nats; convert them with .float() before inference"
+            )
+    if not initial.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(
+            "the CUDA kernels read CUDA tensors; move the potentials there, or, to test on a CPU, set "
+            "TRITON_INTERPRET=1 before triton is imported"
+        )
+    lengths = lengths.to(initial.device, torch.int64)
+    return Tables(initial.contiguous(), transition.contiguous(), emission.contiguous(), lengths.contiguous())
+
+
+def tiles(tables: Tables) -> tuple[int, dict[str, int], Tensor | None]:
+    """How many programs, their sizes, and the order of the sequences, so that those of a tile end together."""
+    B, _, K = tables.shape
+    S, R = power_of_two(K), 1
+    while R * S < 32 and B >= 2 * R * FILLS:  # several sequences share a warp only if warps abound
+        R *= 2
+    # 32 numbers of a matrix on a lane
+    options = {"R": R, "S": S, "num_warps": max(1, S * S // 1024)}
+    return -(-B // R), options, tables.lengths.argsort() if R > 1 else None
+
+
+def power_of_two(K: int) -> int:
+    return 1 << (K - 1).bit_length()
+
+
+def block(K: int) -> int:
+    return min(64, power_of_two(K))
+
+
+def smallest_index(K: int) -> torch.dtype:
+    return torch.uint8 if K <= 256 else torch.int16 if K <= 2**15 else torch.int32
