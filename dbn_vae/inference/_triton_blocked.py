@@ -12,7 +12,7 @@ and its messages are in memory.  xi is a kernel of its own, where a program has 
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import NEVER, add_logs, finite, log_of
+from dbn_vae.inference._triton_logs import NEVER, add_logs, finite
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def log_product(vector, matrix, out, K, to_in, to_out, S: tl.constexpr):
         terms = tl.load(matrix + i[:, None] * to_in + out[None, :] * to_out, there, NEVER)
         terms += tl.load(vector + i, i < K, NEVER)[:, None]
         top, mass = add_logs(top, mass, terms)
-    return log_of(mass) + finite(top)
+    return tl.log(mass) + finite(top)
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def forward_kernel(
             joint = predicted + (tl.load(l + k, k < K, NEVER) - peak)
             tl.store(a + k, joint, k < K)
             top, mass = add_logs(top, mass, joint)
-        c = log_of(mass) + finite(top)
+        c = tl.log(mass) + finite(top)
         tl.debug_barrier()  # messages go from thread to thread through memory
         for first in range(0, K, S):
             k = first + tl.arange(0, S)
@@ -104,8 +104,8 @@ def backward_kernel(
             tl.store(q + at + k, future, k < K)
             top, mass = add_logs(top, mass, joint)
             next_top, next_mass = add_logs(next_top, next_mass, future)
-        evidence = finite(log_of(mass) + finite(top))
-        c = finite(log_of(next_mass) + finite(next_top))
+        evidence = finite(tl.log(mass) + finite(top))
+        c = finite(tl.log(next_mass) + finite(next_top))
         tl.debug_barrier()
         for first in range(0, K, S):
             k = first + tl.arange(0, S)

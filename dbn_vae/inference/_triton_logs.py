@@ -1,4 +1,4 @@
-"""Sums of exponentials in Triton: −inf is an exact zero, and no zero is ever divided by or taken the logarithm of."""
+"""Sums of exponentials in Triton, where −inf is an exact zero."""
 
 import triton
 import triton.language as tl
@@ -13,26 +13,15 @@ def finite(x):
 
 
 @triton.jit
-def log_of(x):
-    zero = x == 0.0
-    return tl.where(zero, NEVER, tl.log(tl.where(zero, 1.0, x)))
-
-
-@triton.jit
-def inverse_of(x):
-    return 1.0 / tl.where(x == 0.0, 1.0, x)
-
-
-@triton.jit
 def log_sum(x, axis: tl.constexpr):
     """log Σ exp x along the axis; every sum takes its own maximum out."""
     top = finite(tl.max(x, axis))
-    return log_of(tl.sum(tl.exp(x - tl.expand_dims(top, axis)), axis)) + top
+    return tl.log(tl.sum(tl.exp(x - tl.expand_dims(top, axis)), axis)) + top
 
 
 @triton.jit
 def add_logs(top, mass, x):
-    """A running log-sum-exp, mass · exp(top), takes in the entries of a vector: the new (top, mass)."""
+    """A running log-sum-exp, mass · exp(top), takes in the entries along the first axis: the new (top, mass)."""
     higher = tl.maximum(top, tl.max(x, 0))
     kept = mass * tl.exp(top - finite(higher))
     return higher, kept + tl.sum(tl.exp(x - finite(higher)), 0)
@@ -40,5 +29,5 @@ def add_logs(top, mass, x):
 
 @triton.jit
 def anywhere(condition):
-    """Whether it holds for any entry of a matrix: one number for the whole program."""
+    """Whether it holds for any entry of a matrix: one answer for the whole program."""
     return tl.max(tl.max(condition.to(tl.int32), 1), 0) > 0

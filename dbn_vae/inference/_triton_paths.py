@@ -10,31 +10,20 @@ import triton
 import triton.language as tl
 
 from dbn_vae.inference._triton_logs import NEVER, finite, log_sum
-from dbn_vae.inference._triton_scaled import members
+from dbn_vae.inference._triton_scaled import log_matrix, members
 
 
 @triton.jit
 def first_best(x, index, none):
-    """Along the middle axis: the maximum, and the first index that has it."""
-    best = tl.max(x, 1)
-    return best, tl.min(tl.where(x == best[:, None, :], index, none), 1)
-
-
-@triton.jit
-def arrivals(transition, row, t, n, K, to_row, to_step, R: tl.constexpr, S: tl.constexpr):
-    """log A into step t: (R, S, S), or (1, S, S) where all sequences share them."""
-    j, k = tl.arange(0, S)[None, :, None], tl.arange(0, S)[None, None, :]
-    there = (j < K) & (k < K)
-    if R > 0:
-        there = there & (t < n)[:, None, None]
-        transition += row[:, None, None] * to_row + (t - 1) * to_step
-    return tl.load(transition + j * K + k, there, NEVER)
+    """Along the first axis: the maximum, and the first index that has it."""
+    best = tl.max(x, 0)
+    return best, tl.min(tl.where(x == tl.expand_dims(best, 0), index, none), 0)
 
 
 @triton.jit
 def viterbi_kernel(
-    initial, transition, emission, lengths, order, score, states, came, B, T, K, to_row, to_step,
-    R: tl.constexpr, S: tl.constexpr, SHARED: tl.constexpr, VARIES: tl.constexpr,
+    initial, transition, emission, lengths, order, score, states, came, B, T, K, to_row,
+    R: tl.constexpr, S: tl.constexpr, VARIES: tl.constexpr,
 ):  # fmt: skip
     """came (B, T, K): the best predecessor.  Messages and, where they stay the same, transitions are in registers."""
     row, n = members(order, lengths, B, R)
@@ -48,15 +37,15 @@ def viterbi_kernel(
     a -= finite(c)[:, None]
     total = tl.where(n > 0, c.to(tl.float64), 0.0)
     longest = tl.max(n, 0)
-    HEIGHT: tl.constexpr = 0 if SHARED else R
-    log_A = arrivals(transition, row, 1, n, K, to_row, to_step, HEIGHT, S)
+    if not VARIES:
+        log_A = log_matrix(transition, row, n, K, to_row, R, S)
     for t in tl.range(1, longest, num_stages=4):
         active = t < n
         inside = real & active[:, None]
         l = tl.load(emission + at + t * K, inside, NEVER)
         if VARIES:
-            log_A = arrivals(transition, row, t, n, K, to_row, to_step, HEIGHT, S)
-        best, source = first_best(a[:, :, None] + log_A, k[None, :, None], S)
+            log_A = log_matrix(transition + (t - 1) * K * K, row, n - t, K, to_row, R, S)
+        best, source = first_best(tl.trans(a)[:, :, None] + log_A, k[:, None, None], S)
         joint = best + l
         c = tl.max(joint, 1)
         a = tl.where(active[:, None], joint - finite(c)[:, None], a)
@@ -103,8 +92,7 @@ def blocked_viterbi_kernel(
                     there = (j < K)[:, None] & (k < K)[None, :]
                     terms = tl.load(A + j[:, None] * K + k[None, :], there, NEVER)
                     terms = tl.load(before + j, j < K, NEVER)[:, None] + terms
-                    here, index = first_best(terms[None, :, :], j[None, :, None], K)
-                    here, index = tl.reshape(here, (S,)), tl.reshape(index, (S,))
+                    here, index = first_best(terms, j[:, None], K)
                     source = tl.where(here > best, index, source)  # of equals, the block before
                     best = tl.maximum(best, here)
                 tl.store(came + (row * T + t) * K + k, source.to(came.dtype.element_ty), k < K)

@@ -25,6 +25,11 @@ IN_REGISTERS = 128  # states
 FILLS = 2048  # programs of one warp that keep a large GPU busy: 4 on each scheduler of 132 multiprocessors
 FLUSH = 256  # steps of expected moves in the potentials' precision, before they go into float64
 DRAWS = 8  # sampled paths a program walks at once
+# See _triton_scaled.py: where a sum may have lost something.
+LIMITS = {
+    torch.float32: {"LOW": 2.0**-16, "FAINT": 2.0**-76, "SAFE": -41.0, "RARE": 2.0**-60},
+    torch.float64: {"LOW": 2.0**-100, "FAINT": 2.0**-800, "SAFE": -345.0, "RARE": 2.0**-500},
+}
 
 
 def takes(dtypes: set[torch.dtype]) -> bool:
@@ -99,10 +104,10 @@ def smooth(chain: Chain) -> Posterior:
     programs, options, order = tiles(tables)
     with torch.cuda.device_of(gamma):
         smooth_kernel[(programs,)](
-            *tables, order, log_z, gamma, xi, B, T, K,
-            SHARED=tables.transition.dim() == 2, FLUSH=FLUSH, **options,
+            *tables, order, tables.transition.mT.contiguous(), log_z, gamma, xi, B, T, K, tables.strides[0],
+            FLUSH=FLUSH, **LIMITS[dtype], **options,
         )  # fmt: skip
-    return Posterior(log_z, gamma, xi.to(dtype))
+    return Posterior(log_z, gamma, xi.mT.to(dtype))
 
 
 def viterbi(chain: Chain) -> Path:
@@ -117,8 +122,8 @@ def viterbi(chain: Chain) -> Path:
         if K <= IN_REGISTERS:
             programs, options, order = tiles(tables)
             viterbi_kernel[(programs,)](
-                *tables, order, score, states, came, B, T, K, *tables.strides,
-                SHARED=tables.transition.dim() == 2, VARIES=tables.transition.dim() == 4, **options,
+                *tables, order, score, states, came, B, T, K, tables.strides[0],
+                VARIES=tables.transition.dim() == 4, **options,
             )  # fmt: skip
         else:
             blocked_viterbi_kernel[(B,)](
@@ -156,10 +161,12 @@ def scaled_filter(
     from dbn_vae.inference._triton_scaled import filter_kernel
 
     programs, options, order = tiles(tables)
+    limits = LIMITS[log_z.dtype]
     with torch.cuda.device_of(log_z):
         filter_kernel[(programs,)](
-            *tables, order, log_z, messages, normalizers, *tables.shape,
-            SHARED=tables.transition.dim() == 2, LINEAR=linear, **options,
+            *tables, order, log_z, messages, normalizers, *tables.shape, tables.strides[0],
+            LINEAR=linear,
+            LOW=limits["LOW"], FAINT=limits["FAINT"], SAFE=limits["SAFE"], **options,
         )  # fmt: skip
 
 
