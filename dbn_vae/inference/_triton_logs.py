@@ -1,9 +1,10 @@
-"""Sums of exponentials in Triton, where −inf is an exact zero."""
+"""Sums of exponentials in Triton, where −inf is an exact zero; and what the kernels ask of the compiler."""
 
 import triton
 import triton.language as tl
 
 NEVER = tl.constexpr(float("-inf"))
+COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -31,3 +32,18 @@ def add_logs(top, mass, x):
 def anywhere(condition):
     """Whether it holds for any entry of a matrix: one answer for the whole program."""
     return tl.max(tl.max(condition.to(tl.int32), 1), 0) > 0
+
+
+@triton.jit
+def sources(x):
+    """x[r, i] as [i, r, 1], to meet a matrix [i, r, o].
+
+    Every lane needs all of x.  Left alone, the compiler thinks it cheaper that each lane computes all of x, with
+    everything that x depends on, than that it fetches x from other lanes; a copy it cannot see through prevents that.
+    """
+    if COMPILED:
+        if x.dtype == tl.float64:
+            x = tl.inline_asm_elementwise("mov.b64 $0, $1;", "=l,l", [x], x.dtype, is_pure=False, pack=1)
+        else:
+            x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], x.dtype, is_pure=False, pack=1)
+    return tl.trans(x)[:, :, None]

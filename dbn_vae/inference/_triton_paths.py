@@ -9,7 +9,7 @@ Each state's best predecessor is kept in the smallest integer type; the way back
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import NEVER, finite, log_sum
+from dbn_vae.inference._triton_logs import NEVER, finite, log_sum, sources
 from dbn_vae.inference._triton_scaled import log_matrix, members
 
 
@@ -45,7 +45,7 @@ def viterbi_kernel(
         l = tl.load(emission + at + t * K, inside, NEVER)
         if VARIES:
             log_A = log_matrix(transition + (t - 1) * K * K, row, n - t, K, to_row, R, S)
-        best, source = first_best(tl.trans(a)[:, :, None] + log_A, k[:, None, None], S)
+        best, source = first_best(sources(a) + log_A, k[:, None, None], S)
         joint = best + l
         c = tl.max(joint, 1)
         a = tl.where(active[:, None], joint - finite(c)[:, None], a)

@@ -23,7 +23,7 @@ lost is K² tiny / RARE at most, absolutely.
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import NEVER, anywhere, finite, log_sum
+from dbn_vae.inference._triton_logs import NEVER, anywhere, finite, log_sum, sources
 
 
 @triton.jit
@@ -53,17 +53,6 @@ def shift_of(log_A):
 def lossy(log_x, SAFE: tl.constexpr):
     """Products with these numbers may underflow."""
     return (log_x < SAFE) & (log_x > NEVER)
-
-
-@triton.jit
-def product(x, matrix):
-    """Σ_in x[r, in] matrix[in, r, out]: (R, S)."""
-    return tl.sum(tl.trans(x)[:, :, None] * matrix, 0)
-
-
-@triton.jit
-def log_product(log_x, log_matrix):
-    return log_sum(tl.trans(log_x)[:, :, None] + log_matrix, 0)
 
 
 @triton.jit
@@ -108,7 +97,7 @@ def forward(
         active = t < n  # a sequence that has ended goes on with nothing, and nobody looks
         inside = real & active[:, None]
         l, peak = relative(tl.load(emission + at + t * K, inside, NEVER))
-        predicted = product(p, A)
+        predicted = tl.sum(sources(p) * A, 0)
         joint = predicted * tl.exp(l)
         c = tl.sum(joint, 1)
         log_c = tl.log(c)
@@ -117,7 +106,7 @@ def forward(
         if anywhere(weak & inside):
             if rough | anywhere(lossy(m, SAFE)):
                 again = log_matrix(transition, row, n, K, to_row, R, S)
-                log_predicted = log_product(m, again - shift[None, :, None])
+                log_predicted = log_sum(sources(m) + (again - shift[None, :, None]), 0)
             m = log_predicted + l
             log_c = log_sum(m, 1)
             m -= finite(log_c)[:, None]
@@ -195,7 +184,7 @@ def smooth_kernel(
     at = row[:, None] * T * K + k[None, :]
     dtype = gamma.dtype.element_ty
     b, log_b = tl.full((R, S), 1.0, dtype), tl.zeros((R, S), dtype)
-    q, log_q = tl.zeros((R, S), dtype), tl.full((R, S), NEVER, dtype)
+    to, log_q = tl.zeros((S, R, 1), dtype), tl.full((R, S), NEVER, dtype)  # to: q_t, for every lane
     moves = tl.zeros((S, R, S), dtype)  # [j, r, i]: Σ_t p_{t-1}(i) q_t(j) / N_{t-1} since the last flush
     longest = tl.max(n, 0)
     for back in tl.range(0, longest, num_stages=4):
@@ -218,11 +207,11 @@ def smooth_kernel(
             origin = tl.zeros((R, S), dtype)
             # a move as rare as the evidence cannot be written as A times anything
             again = log_matrix(transposed, row, n, K, to_row, R, S) - shift[None, :, None]
-            again += (m - log_evidence)[None, :, :] + tl.trans(log_q)[:, :, None]
+            again += (m - log_evidence)[None, :, :] + sources(log_q)
             moved = (usable & (t < n - 1))[None, :, None]
             add_moves(xi, row, n, K, tl.where(moved, tl.exp(again), 0.0), R, S)
         tl.store(gamma + at + t * K, posterior, inside)
-        moves += tl.trans(q)[:, :, None] * origin[None, :, :]
+        moves += to * origin[None, :, :]
         if t % FLUSH == 0:  # so that long float32 sums keep their digits
             add_moves(xi, row, n, K, A * moves, R, S)
             moves = tl.zeros((S, R, S), dtype)
@@ -231,18 +220,18 @@ def smooth_kernel(
         mass = tl.sum(future, 1)
         log_q = l + log_b
         weak = (l == 0.0) & (b < LOW)
-        q = future * inverse(mass)[:, None]
-        b = product(q, A)
+        to = sources(future * inverse(mass)[:, None])
+        b = tl.sum(to * A, 0)
         weak |= b < FAINT
         if anywhere(weak & inside):
             log_q -= finite(log_sum(log_q, 1))[:, None]
-            q = tl.exp(log_q)
+            to = sources(tl.exp(log_q))
             if rough | anywhere(lossy(log_q, SAFE)):
                 again = log_matrix(transposed, row, n, K, to_row, R, S)
-                log_b = log_product(log_q, again - shift[None, :, None])
+                log_b = log_sum(sources(log_q) + (again - shift[None, :, None]), 0)
                 b = tl.exp(log_b)
             else:
-                b = product(q, A)
+                b = tl.sum(to * A, 0)
                 log_b = tl.log(b)
         else:
             log_q -= finite(tl.log(mass))[:, None]
