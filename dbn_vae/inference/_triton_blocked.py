@@ -12,7 +12,7 @@ and its messages are in memory.  xi is a kernel of its own, where a program has 
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import NEVER, add_logs, finite
+from dbn_vae.inference._triton_logs import BITS, NATS, NEVER, add_logs, finite
 
 
 @triton.jit
@@ -23,10 +23,10 @@ def log_product(vector, matrix, out, K, to_in, to_out, S: tl.constexpr):
     for first in range(0, K, S):
         i = first + tl.arange(0, S)
         there = (i < K)[:, None] & (out < K)[None, :]
-        terms = tl.load(matrix + i[:, None] * to_in + out[None, :] * to_out, there, NEVER)
+        terms = tl.load(matrix + i[:, None] * to_in + out[None, :] * to_out, there, NEVER) * BITS
         terms += tl.load(vector + i, i < K, NEVER)[:, None]
         top, mass = add_logs(top, mass, terms)
-    return tl.log(mass) + finite(top)
+    return tl.log2(mass) + finite(top)
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def forward_kernel(
     initial, transition, emission, lengths, messages, log_z, normalizers, T, K, to_row, to_step,
     S: tl.constexpr,
 ):  # fmt: skip
-    """Leaves a_t in messages (B, T, K)."""
+    """Leaves a_t, to base 2, in messages (B, T, K)."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.load(lengths + row).to(tl.int32)
     dtype = messages.dtype.element_ty
@@ -56,20 +56,20 @@ def forward_kernel(
         for first in range(0, K, S):
             k = first + tl.arange(0, S)
             if t == 0:
-                predicted = tl.load(initial + row * K + k, k < K, NEVER)
+                predicted = tl.load(initial + row * K + k, k < K, NEVER) * BITS
             else:
                 A = transition + row * to_row + (t - 1) * to_step
                 predicted = log_product(a - K, A, k, K, K, 1, S)
-            joint = predicted + (tl.load(l + k, k < K, NEVER) - peak)
+            joint = predicted + (tl.load(l + k, k < K, NEVER) - peak) * BITS
             tl.store(a + k, joint, k < K)
             top, mass = add_logs(top, mass, joint)
-        c = tl.log(mass) + finite(top)
+        c = tl.log2(mass) + finite(top)
         tl.debug_barrier()  # messages go from thread to thread through memory
         for first in range(0, K, S):
             k = first + tl.arange(0, S)
             tl.store(a + k, tl.load(a + k, k < K, NEVER) - finite(c), k < K)
         tl.debug_barrier()
-        step = c.to(tl.float64) + peak.to(tl.float64)
+        step = c.to(tl.float64) * NATS + peak.to(tl.float64)
         total += step
         if normalizers is not None:
             tl.store(normalizers + row * T + t, step)
@@ -99,18 +99,18 @@ def backward_kernel(
                 A = transition + row * to_row + t * to_step
                 b = log_product(q + at + K, A, k, K, 1, K, S)
             joint = tl.load(messages + at + k, k < K, NEVER) + b
-            future = tl.load(emission + at + k, k < K, NEVER) - peak + b
+            future = (tl.load(emission + at + k, k < K, NEVER) - peak) * BITS + b
             tl.store(gamma + at + k, joint, k < K)
             tl.store(q + at + k, future, k < K)
             top, mass = add_logs(top, mass, joint)
             next_top, next_mass = add_logs(next_top, next_mass, future)
-        evidence = finite(tl.log(mass) + finite(top))
-        c = finite(tl.log(next_mass) + finite(next_top))
+        evidence = finite(tl.log2(mass) + finite(top))
+        c = finite(tl.log2(next_mass) + finite(next_top))
         tl.debug_barrier()
         for first in range(0, K, S):
             k = first + tl.arange(0, S)
             joint = tl.load(gamma + at + k, k < K, NEVER) - evidence
-            tl.store(gamma + at + k, tl.where(possible, tl.exp(joint), 0.0), k < K)
+            tl.store(gamma + at + k, tl.where(possible, tl.exp2(joint), 0.0), k < K)
             tl.store(q + at + k, tl.load(q + at + k, k < K, NEVER) - c, k < K)
             message = tl.load(messages + at + k, k < K, NEVER) - evidence
             tl.store(messages + at + k, tl.where(possible, message, NEVER), k < K)
@@ -132,14 +132,14 @@ def pairs_kernel(
     cell = i[:, None].to(tl.int64) * K + k[None, :]
     dtype = messages.dtype.element_ty
     if SUMMED:
-        log_A = tl.load(transition + row * to_row + cell, there, NEVER)
+        log_A = tl.load(transition + row * to_row + cell, there, NEVER) * BITS
         total = tl.zeros((S, S), tl.float64)
         for begin in range(0, n - 1, FLUSH):  # so that long float32 sums keep their digits
             moves = tl.zeros((S, S), dtype)
             for t in range(begin, tl.minimum(begin + FLUSH, n - 1)):
                 at = (row * T + t) * K
                 a = tl.load(messages + at + i, i < K, NEVER)
-                moves += tl.exp(a[:, None] + log_A + tl.load(q + at + K + k, k < K, NEVER)[None, :])
+                moves += tl.exp2(a[:, None] + log_A + tl.load(q + at + K + k, k < K, NEVER)[None, :])
             total += moves
         tl.store(xi + row * K * K + cell, total, there)
     else:
@@ -147,7 +147,7 @@ def pairs_kernel(
         L = tl.where(t < n - 1, K, 0)  # a step on padding has no states to come from
         at = (row * T + t) * K
         inside = (i < L)[:, None] & (k < L)[None, :]
-        log_A = tl.load(transition + row * to_row + t * to_step + cell, inside, NEVER)
+        log_A = tl.load(transition + row * to_row + t * to_step + cell, inside, NEVER) * BITS
         a = tl.load(messages + at + i, i < L, NEVER)
         to = tl.load(q + at + K + k, k < L, NEVER)
-        tl.store(xi + (row * (T - 1) + t) * K * K + cell, tl.exp(a[:, None] + log_A + to[None, :]), there)
+        tl.store(xi + (row * (T - 1) + t) * K * K + cell, tl.exp2(a[:, None] + log_A + to[None, :]), there)

@@ -1,9 +1,17 @@
-"""Sums of exponentials in Triton, where −inf is an exact zero; and what the kernels ask of the compiler."""
+"""Sums of exponentials in Triton, where −inf is an exact zero; and what the kernels ask of the compiler.
+
+Logarithms are to base 2 inside the kernels: the hardware has no other.  Potentials are turned by BITS, after their
+maximum was taken out, and results by NATS.
+"""
+
+import math
 
 import triton
 import triton.language as tl
 
 NEVER = tl.constexpr(float("-inf"))
+BITS = tl.constexpr(1 / math.log(2))
+NATS = tl.constexpr(math.log(2))
 COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
@@ -15,17 +23,17 @@ def finite(x):
 
 @triton.jit
 def log_sum(x, axis: tl.constexpr):
-    """log Σ exp x along the axis; every sum takes its own maximum out."""
+    """log2 Σ 2^x along the axis; every sum takes its own maximum out."""
     top = finite(tl.max(x, axis))
-    return tl.log(tl.sum(tl.exp(x - tl.expand_dims(top, axis)), axis)) + top
+    return tl.log2(tl.sum(tl.exp2(x - tl.expand_dims(top, axis)), axis)) + top
 
 
 @triton.jit
 def add_logs(top, mass, x):
-    """A running log-sum-exp, mass · exp(top), takes in the entries along the first axis: the new (top, mass)."""
+    """A running log-sum-exp, mass · 2^top, takes in the entries along the first axis: the new (top, mass)."""
     higher = tl.maximum(top, tl.max(x, 0))
-    kept = mass * tl.exp(top - finite(higher))
-    return higher, kept + tl.sum(tl.exp(x - finite(higher)), 0)
+    kept = mass * tl.exp2(top - finite(higher))
+    return higher, kept + tl.sum(tl.exp2(x - finite(higher)), 0)
 
 
 @triton.jit
@@ -35,7 +43,7 @@ def anywhere(condition):
 
 
 @triton.jit
-def sources(x):
+def spread(x):
     """x[r, i] as [i, r, 1], to meet a matrix [i, r, o].
 
     Every lane needs all of x.  Left alone, the compiler thinks it cheaper that each lane computes all of x, with

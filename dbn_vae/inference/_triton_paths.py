@@ -9,7 +9,7 @@ Each state's best predecessor is kept in the smallest integer type; the way back
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import NEVER, finite, log_sum, sources
+from dbn_vae.inference._triton_logs import BITS, NEVER, finite, log_sum, spread
 from dbn_vae.inference._triton_scaled import log_matrix, members
 
 
@@ -45,7 +45,7 @@ def viterbi_kernel(
         l = tl.load(emission + at + t * K, inside, NEVER)
         if VARIES:
             log_A = log_matrix(transition + (t - 1) * K * K, row, n - t, K, to_row, R, S)
-        best, source = first_best(sources(a) + log_A, k[:, None, None], S)
+        best, source = first_best(spread(a) + log_A, k[:, None, None], S)
         joint = best + l
         c = tl.max(joint, 1)
         a = tl.where(active[:, None], joint - finite(c)[:, None], a)
@@ -139,8 +139,8 @@ def sample_kernel(
             logits = logits + tl.zeros((D, S), logits.dtype)
         else:
             into = transition + row * to_row + t * to_step + k[None, :] * K + state[:, None]
-            logits = logits + tl.load(into, (k < K)[None, :] & there[:, None], NEVER)
-        weight = tl.exp((logits - finite(log_sum(logits, 1))[:, None]).to(tl.float64))
+            logits = logits + tl.load(into, (k < K)[None, :] & there[:, None], NEVER) * BITS
+        weight = tl.exp2((logits - finite(log_sum(logits, 1))[:, None]).to(tl.float64))
         # a sum in the order of a tree may rise where there is no weight: not to be drawn
         cumulated = tl.where(weight > 0.0, tl.cumsum(weight, 1), 0.0)
         u = tl.load(uniform + path + t, there, 0.0)

@@ -13,8 +13,8 @@ Why it is exact.  Let tiny be the smallest normal number: no more than that is l
 sum to 1, A and e are at most 1 (their maximum is taken out), K ≤ 128.
   1. While Σ_k e(k) pred(k) ≥ LOW, a number p = e · pred / Σ loses at most tiny / LOW, and a sum over its K products
      with A at most K (tiny / LOW + tiny).  That is below the rounding of a sum that is at least FAINT.
-  2. A smaller sum, a zero among them, is exact if nothing was lost: all p and A are zero or at least exp SAFE, and
-     exp(2 SAFE) > tiny.  Otherwise that step is done again from the logarithms, each target with its own maximum.
+  2. A smaller sum, a zero among them, is exact if nothing was lost: all p and A are zero or at least 2^SAFE, and
+     2^(2 SAFE) > tiny.  Otherwise that step is done again from the logarithms, each target with its own maximum.
   3. Where a state with e = 1 has pred ≥ LOW, the sum of 1. is.  Otherwise the step is normalised by its logarithms.
 The same holds backward with b and q.  A posterior with N < RARE is taken from the logarithms; else what the products
 lost is K² tiny / RARE at most, absolutely.
@@ -23,7 +23,7 @@ lost is K² tiny / RARE at most, absolutely.
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import NEVER, anywhere, finite, log_sum, sources
+from dbn_vae.inference._triton_logs import BITS, NATS, NEVER, anywhere, finite, log_sum, spread
 
 
 @triton.jit
@@ -44,9 +44,10 @@ def log_matrix(transition, row, n, K, to_row, R: tl.constexpr, S: tl.constexpr):
 
 
 @triton.jit
-def shift_of(log_A):
-    """max log A of each sequence: (R,)."""
-    return finite(tl.max(tl.max(log_A, 2), 0))
+def scaled(log_A):
+    """A over its maximum, to base 2, and that maximum (R,) of each sequence, in nats."""
+    shift = finite(tl.max(tl.max(log_A, 2), 0))
+    return (log_A - shift[None, :, None]) * BITS, shift
 
 
 @triton.jit
@@ -57,9 +58,9 @@ def lossy(log_x, SAFE: tl.constexpr):
 
 @triton.jit
 def relative(l):
-    """l without its maximum, and that maximum."""
+    """l over its maximum, to base 2, and that maximum (R,), in nats."""
     peak = finite(tl.max(l, 1))
-    return l - peak[:, None], peak
+    return (l - peak[:, None]) * BITS, peak
 
 
 @triton.jit
@@ -71,56 +72,68 @@ def inverse(x):
 def forward(
     initial, transition, emission, messages, normalizers, row, n, T, K, to_row,
     R: tl.constexpr, S: tl.constexpr, LINEAR: tl.constexpr,
-    LOW: tl.constexpr, FAINT: tl.constexpr, SAFE: tl.constexpr,
+    LOW: tl.constexpr, FAINT: tl.constexpr, SAFE: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """log Z (R,) in float64.  Leaves log p_t, or p_t itself, in messages and log c_t in normalizers where given."""
     k = tl.arange(0, S)
     real = (k < K)[None, :]
-    log_A = log_matrix(transition, row, n, K, to_row, R, S)
-    shift = shift_of(log_A)
-    rough = anywhere(tl.max(lossy(log_A - shift[None, :, None], SAFE).to(tl.int32), 0))
-    A = tl.exp(log_A - shift[None, :, None])
+    log_A, shift = scaled(log_matrix(transition, row, n, K, to_row, R, S))
+    rough = anywhere(tl.max(lossy(log_A, SAFE).to(tl.int32), 0))
+    A = tl.exp2(log_A)
     at = row[:, None] * T * K + k[None, :]
     inside = real & (n > 0)[:, None]
     l, peak = relative(tl.load(emission + at, inside, NEVER))
-    m = tl.load(initial + row[:, None] * K + k[None, :], inside, NEVER) + l
+    start, highest = relative(tl.load(initial + row[:, None] * K + k[None, :], inside, NEVER))
+    m = start + l
     log_c = log_sum(m, 1)
     m -= finite(log_c)[:, None]
-    p = tl.exp(m)
-    step = log_c.to(tl.float64) + peak.to(tl.float64)
-    log_z = tl.where(n > 0, step, 0.0)
+    p = tl.exp2(m)
+    c = tl.full((R,), 1.0, m.dtype)  # m is log2 (c p)
+    # log Z is the sum of these; several c are multiplied before a logarithm is taken
+    nats = tl.where(n > 0, peak.to(tl.float64) + highest.to(tl.float64), 0.0)
+    bits = tl.where(n > 0, log_c.to(tl.float64), 0.0)
+    factor = tl.full((R,), 1.0, tl.float64)
     if messages is not None:
         tl.store(messages + at, p if LINEAR else m, inside)
     if normalizers is not None:
-        tl.store(normalizers + row * T, step, n > 0)
+        tl.store(normalizers + row * T, bits * NATS + nats, n > 0)
     for t in tl.range(1, tl.max(n, 0), num_stages=4):
         active = t < n  # a sequence that has ended goes on with nothing, and nobody looks
         inside = real & active[:, None]
         l, peak = relative(tl.load(emission + at + t * K, inside, NEVER))
-        predicted = tl.sum(sources(p) * A, 0)
-        joint = predicted * tl.exp(l)
+        predicted = tl.sum(spread(p) * A, 0)
+        joint = predicted * tl.exp2(l)
+        log_predicted = tl.log2(predicted)
+        log_c = tl.zeros((R,), m.dtype)  # of what c does not hold
+        before = c
         c = tl.sum(joint, 1)
-        log_c = tl.log(c)
-        log_predicted = tl.log(predicted)
         weak = (predicted < FAINT) | ((l == 0.0) & (predicted < LOW))
         if anywhere(weak & inside):
+            m -= finite(tl.log2(before))[:, None]
             if rough | anywhere(lossy(m, SAFE)):
-                again = log_matrix(transition, row, n, K, to_row, R, S)
-                log_predicted = log_sum(sources(m) + (again - shift[None, :, None]), 0)
+                again, _ = scaled(log_matrix(transition, row, n, K, to_row, R, S))
+                log_predicted = log_sum(spread(m) + again, 0)
             m = log_predicted + l
             log_c = log_sum(m, 1)
             m -= finite(log_c)[:, None]
-            p = tl.exp(m)
+            p = tl.exp2(m)
+            c = tl.full((R,), 1.0, m.dtype)
         else:
-            m = log_predicted + l - finite(log_c)[:, None]
+            m = log_predicted + l
             p = joint * inverse(c)[:, None]
-        step = log_c.to(tl.float64) + (peak.to(tl.float64) + shift.to(tl.float64))
-        log_z += tl.where(active, step, 0.0)
         if messages is not None:
             tl.store(messages + at + t * K, p if LINEAR else m, inside)
         if normalizers is not None:
+            step = (log_c + tl.log2(c)).to(tl.float64) * NATS + (peak.to(tl.float64) + shift.to(tl.float64))
             tl.store(normalizers + row * T + t, step, active)
-    return log_z
+        nats += peak.to(tl.float64)  # 0 where the sequence has ended
+        factor *= tl.where(active, c, 1.0).to(tl.float64)
+        bits += tl.where(active, log_c, 0.0).to(tl.float64)
+        if t % FACTORS == 0:
+            bits += tl.log2(factor)
+            factor = tl.full((R,), 1.0, tl.float64)
+    bits += tl.log2(factor)
+    return bits * NATS + nats + tl.maximum(n - 1, 0).to(tl.float64) * shift.to(tl.float64)
 
 
 @triton.jit
@@ -137,12 +150,13 @@ def clear_padding(table, row, n, T, K, R: tl.constexpr, S: tl.constexpr):
 def filter_kernel(
     initial, transition, emission, lengths, order, log_z, probs, normalizers, B, T, K, to_row,
     R: tl.constexpr, S: tl.constexpr, LINEAR: tl.constexpr,
-    LOW: tl.constexpr, FAINT: tl.constexpr, SAFE: tl.constexpr,
+    LOW: tl.constexpr, FAINT: tl.constexpr, SAFE: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     row, n = members(order, lengths, B, R)
     total = forward(
-        initial, transition, emission, probs, normalizers, row, n, T, K, to_row, R, S, LINEAR, LOW, FAINT, SAFE
-    )
+        initial, transition, emission, probs, normalizers, row, n, T, K, to_row, R, S, LINEAR,
+        LOW, FAINT, SAFE, FACTORS,
+    )  # fmt: skip
     tl.store(log_z + row, total, n > 0)
     if probs is not None:
         clear_padding(probs, row, n, T, K, R, S)
@@ -163,6 +177,7 @@ def smooth_kernel(
     initial, transition, emission, lengths, order, transposed, log_z, gamma, xi, B, T, K, to_row,
     R: tl.constexpr, S: tl.constexpr, FLUSH: tl.constexpr,
     LOW: tl.constexpr, FAINT: tl.constexpr, SAFE: tl.constexpr, RARE: tl.constexpr,
+    FACTORS: tl.constexpr,
 ):  # fmt: skip
     """gamma holds the forward messages until the way back overwrites them.
 
@@ -171,69 +186,69 @@ def smooth_kernel(
     """
     row, n = members(order, lengths, B, R)
     total = forward(
-        initial, transition, emission, gamma, None, row, n, T, K, to_row, R, S, False, LOW, FAINT, SAFE
-    )
+        initial, transition, emission, gamma, None, row, n, T, K, to_row, R, S, False,
+        LOW, FAINT, SAFE, FACTORS,
+    )  # fmt: skip
     tl.store(log_z + row, total, n > 0)
     tl.debug_barrier()  # the thread that reads a message need not be the one that wrote it
     k = tl.arange(0, S)
     real = (k < K)[None, :]
-    log_A = log_matrix(transposed, row, n, K, to_row, R, S)
-    shift = shift_of(log_A)
-    rough = anywhere(tl.max(lossy(log_A - shift[None, :, None], SAFE).to(tl.int32), 0))
-    A = tl.exp(log_A - shift[None, :, None])
+    log_A, _ = scaled(log_matrix(transposed, row, n, K, to_row, R, S))
+    rough = anywhere(tl.max(lossy(log_A, SAFE).to(tl.int32), 0))
+    A = tl.exp2(log_A)
     at = row[:, None] * T * K + k[None, :]
     dtype = gamma.dtype.element_ty
     b, log_b = tl.full((R, S), 1.0, dtype), tl.zeros((R, S), dtype)
-    to, log_q = tl.zeros((S, R, 1), dtype), tl.full((R, S), NEVER, dtype)  # to: q_t, for every lane
+    to, mass = tl.zeros((S, R, 1), dtype), tl.full((R,), 1.0, dtype)  # to: q of the step after, for every lane
+    log_q = tl.full((R, S), NEVER, dtype)  # log2 (mass q)
     moves = tl.zeros((S, R, S), dtype)  # [j, r, i]: Σ_t p_{t-1}(i) q_t(j) / N_{t-1} since the last flush
     longest = tl.max(n, 0)
     for back in tl.range(0, longest, num_stages=4):
         t = longest - 1 - back
-        active = t < n
+        active, within = t < n, t < n - 1
         inside = real & active[:, None]
-        b, log_b = tl.where((t < n - 1)[:, None], b, 1.0), tl.where((t < n - 1)[:, None], log_b, 0.0)
+        b, log_b = tl.where(within[:, None], b, 1.0), tl.where(within[:, None], log_b, 0.0)
         m = tl.load(gamma + at + t * K, inside, NEVER)
-        p = tl.exp(m)
+        p = tl.exp2(m)
         joint = p * b
         evidence = tl.sum(joint, 1)
         usable = active & (total != NEVER)
-        scale = inverse(evidence)
-        posterior = joint * tl.where(usable, scale, 0.0)[:, None]
-        origin = p * tl.where(usable & (t < n - 1), scale, 0.0)[:, None]
+        scale = tl.where(usable, inverse(evidence), 0.0)
+        posterior = joint * scale[:, None]
+        origin = p * tl.where(within, scale, 0.0)[:, None]
         if anywhere((usable & (evidence < RARE))[:, None]):
             log_joint = m + log_b
             log_evidence = finite(log_sum(log_joint, 1))[:, None]
-            posterior = tl.where(usable[:, None], tl.exp(log_joint - log_evidence), 0.0)
+            posterior = tl.where(usable[:, None], tl.exp2(log_joint - log_evidence), 0.0)
             origin = tl.zeros((R, S), dtype)
             # a move as rare as the evidence cannot be written as A times anything
-            again = log_matrix(transposed, row, n, K, to_row, R, S) - shift[None, :, None]
-            again += (m - log_evidence)[None, :, :] + sources(log_q)
-            moved = (usable & (t < n - 1))[None, :, None]
-            add_moves(xi, row, n, K, tl.where(moved, tl.exp(again), 0.0), R, S)
+            again, _ = scaled(log_matrix(transposed, row, n, K, to_row, R, S))
+            again += (m - log_evidence)[None, :, :] + spread(log_q - finite(tl.log2(mass))[:, None])
+            moved = (usable & within)[None, :, None]
+            add_moves(xi, row, n, K, tl.where(moved, tl.exp2(again), 0.0), R, S)
         tl.store(gamma + at + t * K, posterior, inside)
         moves += to * origin[None, :, :]
         if t % FLUSH == 0:  # so that long float32 sums keep their digits
             add_moves(xi, row, n, K, A * moves, R, S)
             moves = tl.zeros((S, R, S), dtype)
         l, _ = relative(tl.load(emission + at + t * K, inside, NEVER))
-        future = tl.exp(l) * b
-        mass = tl.sum(future, 1)
         log_q = l + log_b
         weak = (l == 0.0) & (b < LOW)
-        to = sources(future * inverse(mass)[:, None])
+        future = tl.exp2(l) * b
+        mass = tl.sum(future, 1)
+        to = spread(future * inverse(mass)[:, None])
         b = tl.sum(to * A, 0)
+        log_b = tl.log2(b)
         weak |= b < FAINT
         if anywhere(weak & inside):
             log_q -= finite(log_sum(log_q, 1))[:, None]
-            to = sources(tl.exp(log_q))
+            mass = tl.full((R,), 1.0, dtype)
+            to = spread(tl.exp2(log_q))
             if rough | anywhere(lossy(log_q, SAFE)):
-                again = log_matrix(transposed, row, n, K, to_row, R, S)
-                log_b = log_sum(sources(log_q) + (again - shift[None, :, None]), 0)
-                b = tl.exp(log_b)
+                again, _ = scaled(log_matrix(transposed, row, n, K, to_row, R, S))
+                log_b = log_sum(spread(log_q) + again, 0)
+                b = tl.exp2(log_b)
             else:
                 b = tl.sum(to * A, 0)
-                log_b = tl.log(b)
-        else:
-            log_q -= finite(tl.log(mass))[:, None]
-            log_b = tl.log(b)
+                log_b = tl.log2(b)
     clear_padding(gamma, row, n, T, K, R, S)

@@ -27,8 +27,8 @@ FLUSH = 256  # steps of expected moves in the potentials' precision, before they
 DRAWS = 8  # sampled paths a program walks at once
 # See _triton_scaled.py: where a sum may have lost something.
 LIMITS = {
-    torch.float32: {"LOW": 2.0**-16, "FAINT": 2.0**-76, "SAFE": -41.0, "RARE": 2.0**-60},
-    torch.float64: {"LOW": 2.0**-100, "FAINT": 2.0**-800, "SAFE": -345.0, "RARE": 2.0**-500},
+    torch.float32: {"LOW": 2.0**-16, "FAINT": 2.0**-76, "SAFE": -60.0, "RARE": 2.0**-60, "FACTORS": 32},
+    torch.float64: {"LOW": 2.0**-100, "FAINT": 2.0**-800, "SAFE": -500.0, "RARE": 2.0**-500, "FACTORS": 8},
 }
 
 
@@ -84,7 +84,7 @@ def filter(chain: Chain) -> Filtered:
         probs = new(B, T, K)
         scaled_filter(tables, log_z, probs, c, linear=True)
     else:
-        probs = blocked_filter(tables, log_z, c).exp_()
+        probs = blocked_filter(tables, log_z, c).exp2_()
         probs.masked_fill_(~tables.mask()[..., None], 0.0)
         c.masked_fill_(~tables.mask(), 0.0)
     return Filtered(log_z, probs, c)
@@ -161,17 +161,16 @@ def scaled_filter(
     from dbn_vae.inference._triton_scaled import filter_kernel
 
     programs, options, order = tiles(tables)
-    limits = LIMITS[log_z.dtype]
     with torch.cuda.device_of(log_z):
         filter_kernel[(programs,)](
             *tables, order, log_z, messages, normalizers, *tables.shape, tables.strides[0],
             LINEAR=linear,
-            LOW=limits["LOW"], FAINT=limits["FAINT"], SAFE=limits["SAFE"], **options,
+            **{name: value for name, value in LIMITS[log_z.dtype].items() if name != "RARE"}, **options,
         )  # fmt: skip
 
 
 def blocked_filter(tables: Tables, log_z: Tensor, normalizers: Tensor | None) -> Tensor:
-    """log p(s_t | x_{1:t}): (B, T, K); anything on padding."""
+    """log2 p(s_t | x_{1:t}): (B, T, K); anything on padding."""
     from dbn_vae.inference._triton_blocked import forward_kernel
 
     B, T, K = tables.shape
