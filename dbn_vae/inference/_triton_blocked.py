@@ -12,7 +12,7 @@ and its messages are in memory.  xi is a kernel of its own, where a program has 
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import BITS, NATS, NEVER, add_logs, finite
+from dbn_vae.inference._triton_logs import BITS, NATS, NEVER, add_logs, finite, log2
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def log_product(vector, matrix, out, K, to_in, to_out, S: tl.constexpr):
         terms = tl.load(matrix + i[:, None] * to_in + out[None, :] * to_out, there, NEVER) * BITS
         terms += tl.load(vector + i, i < K, NEVER)[:, None]
         top, mass = add_logs(top, mass, terms)
-    return tl.log2(mass) + finite(top)
+    return log2(mass) + finite(top)
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def forward_kernel(
     n = tl.load(lengths + row).to(tl.int32)
     dtype = messages.dtype.element_ty
     total = tl.zeros((), tl.float64)
-    for t in range(0, n):
+    for t in range(n):
         l, a = emission + (row * T + t) * K, messages + (row * T + t) * K
         peak = peak_of(l, K, S)
         top, mass = tl.full((), NEVER, dtype), tl.zeros((), dtype)
@@ -63,7 +63,7 @@ def forward_kernel(
             joint = predicted + (tl.load(l + k, k < K, NEVER) - peak) * BITS
             tl.store(a + k, joint, k < K)
             top, mass = add_logs(top, mass, joint)
-        c = tl.log2(mass) + finite(top)
+        c = log2(mass) + finite(top)
         tl.debug_barrier()  # messages go from thread to thread through memory
         for first in range(0, K, S):
             k = first + tl.arange(0, S)
@@ -85,7 +85,7 @@ def backward_kernel(
     n = tl.load(lengths + row).to(tl.int32)
     possible = tl.load(log_z + row) != NEVER
     dtype = messages.dtype.element_ty
-    for back in range(0, n):
+    for back in range(n):
         t = n - 1 - back
         at = (row * T + t) * K
         peak = peak_of(emission + at, K, S)
@@ -104,8 +104,8 @@ def backward_kernel(
             tl.store(q + at + k, future, k < K)
             top, mass = add_logs(top, mass, joint)
             next_top, next_mass = add_logs(next_top, next_mass, future)
-        evidence = finite(tl.log2(mass) + finite(top))
-        c = finite(tl.log2(next_mass) + finite(next_top))
+        evidence = finite(log2(mass) + finite(top))
+        c = finite(log2(next_mass) + finite(next_top))
         tl.debug_barrier()
         for first in range(0, K, S):
             k = first + tl.arange(0, S)
@@ -123,7 +123,8 @@ def pairs_kernel(
     SUMMED: tl.constexpr, S: tl.constexpr, FLUSH: tl.constexpr,
 ):  # fmt: skip
     """A block of pairs, of one step (xi: B, T-1, K, K) or summed over all (B, K, K)."""
-    row = tl.program_id(2).to(tl.int64)
+    steps = 1 if SUMMED else T - 1
+    row = (tl.program_id(0) // steps).to(tl.int64)
     n = tl.load(lengths + row).to(tl.int32)
     across = tl.cdiv(K, S)
     i = tl.program_id(1) // across * S + tl.arange(0, S)
@@ -143,7 +144,7 @@ def pairs_kernel(
             total += moves
         tl.store(xi + row * K * K + cell, total, there)
     else:
-        t = tl.program_id(0)
+        t = tl.program_id(0) % steps
         L = tl.where(t < n - 1, K, 0)  # a step on padding has no states to come from
         at = (row * T + t) * K
         inside = (i < L)[:, None] & (k < L)[None, :]

@@ -22,10 +22,20 @@ def finite(x):
 
 
 @triton.jit
+def log2(x):
+    if COMPILED and x.dtype == tl.float32:
+        # to 2^-22, in one instruction instead of thirty
+        y = tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=r,r", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        y = tl.log2(x)
+    return y
+
+
+@triton.jit
 def log_sum(x, axis: tl.constexpr):
     """log2 Σ 2^x along the axis; every sum takes its own maximum out."""
     top = finite(tl.max(x, axis))
-    return tl.log2(tl.sum(tl.exp2(x - tl.expand_dims(top, axis)), axis)) + top
+    return log2(tl.sum(tl.exp2(x - tl.expand_dims(top, axis)), axis)) + top
 
 
 @triton.jit

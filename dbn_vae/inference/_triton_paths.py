@@ -77,7 +77,7 @@ def blocked_viterbi_kernel(
     n = tl.load(lengths + row).to(tl.int32)
     dtype = messages.dtype.element_ty
     total, state = tl.zeros((), tl.float64), tl.zeros((), tl.int32)
-    for t in range(0, n):
+    for t in range(n):
         a, before = messages + (row * 2 + t % 2) * K, messages + (row * 2 + (t + 1) % 2) * K
         A = transition + row * to_row + (t - 1) * to_step
         c = tl.full((), NEVER, dtype)
@@ -110,7 +110,7 @@ def blocked_viterbi_kernel(
         total += c.to(tl.float64)
         tl.debug_barrier()
     tl.store(score + row, total)
-    for back in range(0, n):
+    for back in range(n):
         t = n - 1 - back
         tl.store(states + row * T + t, state.to(tl.int64))
         if t > 0:
@@ -132,7 +132,7 @@ def sample_kernel(
     k = tl.arange(0, S)
     path = (draw.to(tl.int64) * B + row) * T
     state = tl.zeros((D,), tl.int32)
-    for back in range(0, n):
+    for back in range(n):
         t = n - 1 - back
         logits = tl.load(messages + (row * T + t) * K + k, k < K, NEVER)[None, :]
         if back == 0:

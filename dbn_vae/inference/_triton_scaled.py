@@ -23,7 +23,7 @@ lost is K² tiny / RARE at most, absolutely.
 import triton
 import triton.language as tl
 
-from dbn_vae.inference._triton_logs import BITS, NATS, NEVER, anywhere, finite, log_sum, spread
+from dbn_vae.inference._triton_logs import BITS, NATS, NEVER, anywhere, finite, log2, log_sum, spread
 
 
 @triton.jit
@@ -103,13 +103,13 @@ def forward(
         l, peak = relative(tl.load(emission + at + t * K, inside, NEVER))
         predicted = tl.sum(spread(p) * A, 0)
         joint = predicted * tl.exp2(l)
-        log_predicted = tl.log2(predicted)
+        log_predicted = log2(predicted)
         log_c = tl.zeros((R,), m.dtype)  # of what c does not hold
         before = c
         c = tl.sum(joint, 1)
         weak = (predicted < FAINT) | ((l == 0.0) & (predicted < LOW))
         if anywhere(weak & inside):
-            m -= finite(tl.log2(before))[:, None]
+            m -= finite(log2(before))[:, None]
             if rough | anywhere(lossy(m, SAFE)):
                 again, _ = scaled(log_matrix(transition, row, n, K, to_row, R, S))
                 log_predicted = log_sum(spread(m) + again, 0)
@@ -124,7 +124,7 @@ def forward(
         if messages is not None:
             tl.store(messages + at + t * K, p if LINEAR else m, inside)
         if normalizers is not None:
-            step = (log_c + tl.log2(c)).to(tl.float64) * NATS + (peak.to(tl.float64) + shift.to(tl.float64))
+            step = (log_c + log2(c)).to(tl.float64) * NATS + (peak.to(tl.float64) + shift.to(tl.float64))
             tl.store(normalizers + row * T + t, step, active)
         nats += peak.to(tl.float64)  # 0 where the sequence has ended
         factor *= tl.where(active, c, 1.0).to(tl.float64)
@@ -150,7 +150,8 @@ def clear_padding(table, row, n, T, K, R: tl.constexpr, S: tl.constexpr):
 def filter_kernel(
     initial, transition, emission, lengths, order, log_z, probs, normalizers, B, T, K, to_row,
     R: tl.constexpr, S: tl.constexpr, LINEAR: tl.constexpr,
-    LOW: tl.constexpr, FAINT: tl.constexpr, SAFE: tl.constexpr, FACTORS: tl.constexpr,
+    LOW: tl.constexpr, FAINT: tl.constexpr, SAFE: tl.constexpr, RARE: tl.constexpr,
+    FACTORS: tl.constexpr,
 ):  # fmt: skip
     row, n = members(order, lengths, B, R)
     total = forward(
@@ -199,7 +200,10 @@ def smooth_kernel(
     at = row[:, None] * T * K + k[None, :]
     dtype = gamma.dtype.element_ty
     b, log_b = tl.full((R, S), 1.0, dtype), tl.zeros((R, S), dtype)
-    to, mass = tl.zeros((S, R, 1), dtype), tl.full((R,), 1.0, dtype)  # to: q of the step after, for every lane
+    to, mass = (
+        tl.zeros((S, R, 1), dtype),
+        tl.full((R,), 1.0, dtype),
+    )  # to: q of the step after, for every lane
     log_q = tl.full((R, S), NEVER, dtype)  # log2 (mass q)
     moves = tl.zeros((S, R, S), dtype)  # [j, r, i]: Σ_t p_{t-1}(i) q_t(j) / N_{t-1} since the last flush
     longest = tl.max(n, 0)
@@ -223,7 +227,7 @@ def smooth_kernel(
             origin = tl.zeros((R, S), dtype)
             # a move as rare as the evidence cannot be written as A times anything
             again, _ = scaled(log_matrix(transposed, row, n, K, to_row, R, S))
-            again += (m - log_evidence)[None, :, :] + spread(log_q - finite(tl.log2(mass))[:, None])
+            again += (m - log_evidence)[None, :, :] + spread(log_q - finite(log2(mass))[:, None])
             moved = (usable & within)[None, :, None]
             add_moves(xi, row, n, K, tl.where(moved, tl.exp2(again), 0.0), R, S)
         tl.store(gamma + at + t * K, posterior, inside)
@@ -238,7 +242,7 @@ def smooth_kernel(
         mass = tl.sum(future, 1)
         to = spread(future * inverse(mass)[:, None])
         b = tl.sum(to * A, 0)
-        log_b = tl.log2(b)
+        log_b = log2(b)
         weak |= b < FAINT
         if anywhere(weak & inside):
             log_q -= finite(log_sum(log_q, 1))[:, None]
@@ -250,5 +254,5 @@ def smooth_kernel(
                 b = tl.exp2(log_b)
             else:
                 b = tl.sum(to * A, 0)
-                log_b = tl.log2(b)
+                log_b = log2(b)
     clear_padding(gamma, row, n, T, K, R, S)

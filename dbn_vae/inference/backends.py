@@ -55,17 +55,16 @@ def name(chain: Chain) -> str:
 
 
 def choose(chain: Chain) -> str:
-    dtype = chain.log_initial.dtype
-    if dtype not in (torch.float32, torch.float64):
-        return "reference"
     emission = chain.log_emission
     parts = (emission,) if isinstance(emission, Tensor) else emission
     parameters = parts if isinstance(emission, Tensor) else parts[-1:]
-    if not all(x.is_cpu for x in (chain.log_initial, chain.log_transition, *parts)):
-        return "reference"
-    if not all(x.dtype == dtype for x in (chain.log_transition, *parameters)):
-        return "reference"
-    if isinstance(emission, Quadratic) and not emission.x.dtype == emission.mean.dtype == dtype:
+    if isinstance(emission, Quadratic):
+        parameters = (emission.x, emission.mean, emission.log_scale)
+    places = {x.device.type for x in (chain.log_initial, chain.log_transition, *parts)}
+    dtypes = {x.dtype for x in (chain.log_initial, chain.log_transition, *parameters)}
+    if places == {"cuda"} and "cuda" in available and cuda.takes(dtypes):
+        return "cuda"
+    if places != {"cpu"} or len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         return "reference"
     if "cpu" not in available:
         notice()

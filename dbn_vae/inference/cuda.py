@@ -22,7 +22,7 @@ installed = importlib.util.find_spec("triton") is not None
 PRECISE = {torch.float32, torch.float64}
 HALF = {torch.float16, torch.bfloat16}
 IN_REGISTERS = 128  # states
-FILLS = 2048  # programs of one warp that keep a large GPU busy: 4 on each scheduler of 132 multiprocessors
+FILLS = 2048  # warps that keep a large GPU busy: 4 on each of the 4 schedulers of 132 multiprocessors
 FLUSH = 256  # steps of expected moves in the potentials' precision, before they go into float64
 DRAWS = 8  # sampled paths a program walks at once
 # See _triton_scaled.py: where a sum may have lost something.
@@ -30,6 +30,8 @@ LIMITS = {
     torch.float32: {"LOW": 2.0**-16, "FAINT": 2.0**-76, "SAFE": -60.0, "RARE": 2.0**-60, "FACTORS": 32},
     torch.float64: {"LOW": 2.0**-100, "FAINT": 2.0**-800, "SAFE": -500.0, "RARE": 2.0**-500, "FACTORS": 8},
 }
+Options = dict[str, int | bool]
+BLOCKED: Options = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 def takes(dtypes: set[torch.dtype]) -> bool:
@@ -127,7 +129,7 @@ def viterbi(chain: Chain) -> Path:
             )  # fmt: skip
         else:
             blocked_viterbi_kernel[(B,)](
-                *tables, score, states, came, new(B, 2, K), T, K, *tables.strides, S=block(K), num_warps=4
+                *tables, score, states, came, new(B, 2, K), T, K, *tables.strides, S=block(K), **BLOCKED
             )
     return Path(states, score)
 
@@ -149,7 +151,7 @@ def sample(chain: Chain, uniform: Tensor) -> Tensor:
     with torch.cuda.device_of(states):
         sample_kernel[(B, -(-N // DRAWS))](
             tables.transition, tables.lengths, messages, uniform, states, N, B, T, K, *tables.strides,
-            D=DRAWS, S=power_of_two(K), num_warps=1 if K <= IN_REGISTERS else 4,
+            D=DRAWS, S=power_of_two(K), **BLOCKED,
         )  # fmt: skip
     return states
 
@@ -164,8 +166,7 @@ def scaled_filter(
     with torch.cuda.device_of(log_z):
         filter_kernel[(programs,)](
             *tables, order, log_z, messages, normalizers, *tables.shape, tables.strides[0],
-            LINEAR=linear,
-            **{name: value for name, value in LIMITS[log_z.dtype].items() if name != "RARE"}, **options,
+            LINEAR=linear, **LIMITS[log_z.dtype], **options,
         )  # fmt: skip
 
 
@@ -177,7 +178,7 @@ def blocked_filter(tables: Tables, log_z: Tensor, normalizers: Tensor | None) ->
     messages = torch.empty_like(tables.emission)
     with torch.cuda.device_of(log_z):
         forward_kernel[(B,)](
-            *tables, messages, log_z, normalizers, T, K, *tables.strides, S=block(K), num_warps=4
+            *tables, messages, log_z, normalizers, T, K, *tables.strides, S=block(K), **BLOCKED
         )
     return messages
 
@@ -194,21 +195,21 @@ def blocked_smooth(tables: Tables, log_z: Tensor) -> Posterior:
     S = block(K)
     with torch.cuda.device_of(log_z):
         backward_kernel[(B,)](
-            transition, emission, lengths, log_z, messages, gamma, q, T, K, *tables.strides, S=S, num_warps=4
+            transition, emission, lengths, log_z, messages, gamma, q, T, K, *tables.strides, S=S, **BLOCKED
         )
-        blocks, steps = (-(-K // S)) ** 2, 1 if summed else T - 1
-        if steps > 0:
-            pairs_kernel[(steps, blocks, B)](
+        programs = B if summed else B * (T - 1)
+        if programs > 0:
+            pairs_kernel[(programs, (-(-K // S)) ** 2)](
                 transition, lengths, messages, q, xi, T, K, *tables.strides,
-                SUMMED=summed, S=S, FLUSH=FLUSH, num_warps=4,
+                SUMMED=summed, S=S, FLUSH=FLUSH, **BLOCKED,
             )  # fmt: skip
     return Posterior(log_z, gamma, xi)
 
 
 def prepare(chain: Chain) -> Tables:
     """Raises TypeError for potentials of half precision, RuntimeError where no kernel can read the tensors."""
-    assert chain.lengths is not None  # a canonical chain
     initial, transition, emission, lengths = chain
+    assert lengths is not None  # a canonical chain
     for dtype in (initial.dtype, transition.dtype, emission.dtype):
         if dtype in HALF:
             raise TypeError(
@@ -224,14 +225,15 @@ def prepare(chain: Chain) -> Tables:
     return Tables(initial.contiguous(), transition.contiguous(), emission.contiguous(), lengths.contiguous())
 
 
-def tiles(tables: Tables) -> tuple[int, dict[str, int], Tensor | None]:
+def tiles(tables: Tables) -> tuple[int, Options, Tensor | None]:
     """How many programs, their sizes, and the order of the sequences, so that those of a tile end together."""
     B, _, K = tables.shape
     S, R = power_of_two(K), 1
     while R * S < 32 and B >= 2 * R * FILLS:  # several sequences share a warp only if warps abound
         R *= 2
-    # 32 numbers of a matrix on a lane
-    options = {"R": R, "S": S, "num_warps": max(1, S * S // 1024)}
+    options: Options = {"R": R, "S": S, "num_warps": max(1, S * S // 1024), "enable_fp_fusion": True}
+    if R * S * S <= 512 and tables.initial.dtype == torch.float32:
+        options["maxnreg"] = 128  # more would be spent on rare branches, and half the warps would not fit
     return -(-B // R), options, tables.lengths.argsort() if R > 1 else None
 
 
