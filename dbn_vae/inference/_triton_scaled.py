@@ -64,8 +64,9 @@ def relative(l):
 
 
 @triton.jit
-def inverse(x):
-    return 1.0 / tl.where(x == 0.0, 1.0, x)
+def inverse(x, LIMIT: tl.constexpr):
+    """1 / x; anything below the limit, where nobody looks."""
+    return 1.0 / tl.where(x < LIMIT, 1.0, x)
 
 
 @triton.jit
@@ -120,7 +121,7 @@ def forward(
             c = tl.full((R,), 1.0, m.dtype)
         else:
             m = log_predicted + l
-            p = joint * inverse(c)[:, None]
+            p = joint * inverse(c, LOW)[:, None]
         if messages is not None:
             tl.store(messages + at + t * K, p if LINEAR else m, inside)
         if normalizers is not None:
@@ -217,7 +218,7 @@ def smooth_kernel(
         joint = p * b
         evidence = tl.sum(joint, 1)
         usable = active & (total != NEVER)
-        scale = tl.where(usable, inverse(evidence), 0.0)
+        scale = tl.where(usable, inverse(evidence, RARE), 0.0)
         posterior = joint * scale[:, None]
         origin = p * tl.where(within, scale, 0.0)[:, None]
         if anywhere((usable & (evidence < RARE))[:, None]):
@@ -240,7 +241,7 @@ def smooth_kernel(
         weak = (l == 0.0) & (b < LOW)
         future = tl.exp2(l) * b
         mass = tl.sum(future, 1)
-        to = spread(future * inverse(mass)[:, None])
+        to = spread(future * inverse(mass, LOW)[:, None])
         b = tl.sum(to * A, 0)
         log_b = log2(b)
         weak |= b < FAINT
