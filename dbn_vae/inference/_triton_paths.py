@@ -134,12 +134,11 @@ def sample_kernel(
     state = tl.zeros((D,), tl.int32)
     for back in range(n):
         t = n - 1 - back
-        logits = tl.load(messages + (row * T + t) * K + k, k < K, NEVER)[None, :]
-        if back == 0:
-            logits = logits + tl.zeros((D, S), logits.dtype)
-        else:
+        logits = tl.zeros((D, S), messages.dtype.element_ty)
+        logits += tl.load(messages + (row * T + t) * K + k, k < K, NEVER)[None, :]
+        if back > 0:
             into = transition + row * to_row + t * to_step + k[None, :] * K + state[:, None]
-            logits = logits + tl.load(into, (k < K)[None, :] & there[:, None], NEVER) * BITS
+            logits += tl.load(into, (k < K)[None, :] & there[:, None], NEVER) * BITS
         weight = tl.exp2((logits - finite(log_sum(logits, 1))[:, None]).to(tl.float64))
         # a sum in the order of a tree may rise where there is no weight: not to be drawn
         cumulated = tl.where(weight > 0.0, tl.cumsum(weight, 1), 0.0)

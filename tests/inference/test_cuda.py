@@ -64,10 +64,15 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["alone", "together"])
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many sequences in a program as a warp has room for."""
+    monkeypatch.setattr(cuda, "FILLS", 1)
+
+
+@pytest.fixture(params=[1, 10**9], ids=["together", "alone"])
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sequence a program, or as many as a warp has room for."""
-    monkeypatch.setattr(cuda, "FILLS", 1 if request.param == "together" else 10**9)
+    monkeypatch.setattr(cuda, "FILLS", request.param)
 
 
 def close(got: torch.Tensor, want: torch.Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
@@ -112,9 +117,10 @@ def test_reference(T: int, K: int, varies: str, precision: str, monkeypatch: pyt
 
 @pytest.mark.parametrize("varies", KINDS)
 @pytest.mark.parametrize(("B", "K"), [(5, 3), (9, 1)])
-def test_sequences_share_a_program(B: int, K: int, varies: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sequences_share_a_program(
+    B: int, K: int, varies: str, together: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ragged, the batch no multiple of the tile; long sums are passed on often."""
-    monkeypatch.setattr(cuda, "FILLS", 1)
     monkeypatch.setattr(cuda, "FLUSH", 4)
     agree(random_chain(B, 7, K, seed=B, varies=varies, zeros=0.3))
 
@@ -122,37 +128,45 @@ def test_sequences_share_a_program(B: int, K: int, varies: str, monkeypatch: pyt
 # ---- Exactness where scaled arithmetic fails ----------------------------------------------------------
 
 
-def gathered(dtype: torch.dtype) -> Chain:
-    """The two-state extremes of test_backends as one batch."""
-    chains = [extreme(name, dtype) for name, table in EXTREME.items() if table is not None]
+def extremes(dtype: torch.dtype) -> list[Chain]:
+    """The two-state extremes of test_backends."""
+    return [extreme(name, dtype) for name, table in EXTREME.items() if table is not None]
+
+
+def gathered(chains: list[Chain]) -> Chain:
+    """As one batch; what stands on padding is NaN."""
     lengths = torch.tensor([c.log_emission.shape[1] for c in chains])
-    emission = torch.full((len(chains), int(lengths.max()), 2), math.nan, dtype=dtype)
+    emission = chains[0].log_emission.new_full((len(chains), int(lengths.max()), 2), math.nan)
     for row, c in zip(emission, chains, strict=True):
         row[: c.log_emission.shape[1]] = c.log_emission[0]
-    initial, transition = (torch.stack([c[i] for c in chains]) for i in (0, 1))
-    return Chain(initial, transition, emission, lengths)
+    return Chain(
+        torch.stack([c.log_initial for c in chains]),
+        torch.stack([c.log_transition for c in chains]),
+        emission,
+        lengths,
+    )
 
 
 @dtypes
 def test_extreme(tiles: None, dtype: torch.dtype) -> None:
     """float32 logarithms 1e5 apart have two decimals; those of ordinary size lose nothing."""
-    chain = gathered(dtype)
-    spread = chain.log_emission.nan_to_num(0.0).abs().amax((1, 2))
-    with using("reference"):
-        want = smooth(truth(chain)._replace(log_emission=chain.log_emission.double().nan_to_num(0.0)))
-    got, filtered = smooth(there(chain)), filter(there(chain))
+    few = not GPU and cuda.FILLS > 1  # programs run one after the other
+    chains = [c for c in extremes(dtype) if not few or c.log_emission.shape[1] < 6]
+    chain = there(gathered(chains))
+    got, filtered = smooth(chain), filter(chain)
     rtol, atol = TOLERANCE[dtype]
-    close(got.log_z, want.log_z, rtol=rtol)
-    close(filtered.log_z, want.log_z, rtol=rtol)
-    allowed = atol + 4 * torch.finfo(dtype).eps * spread
-    for b in range(len(want.gamma)):
-        close(got.gamma[b], want.gamma[b], atol=allowed[b].item())
-        close(got.xi[b], want.xi[b], atol=allowed[b].item() * 10)
-    leaves = [x.clone().requires_grad_() for x in there(chain)[:3]]
-    log_partition(Chain(*leaves, there(chain).lengths)).sum().backward()
+    for b, alone in enumerate(chains):
+        with using("reference"):
+            want = smooth(truth(alone))
+        close(got.log_z[b : b + 1], want.log_z, rtol=rtol)
+        close(filtered.log_z[b : b + 1], want.log_z, rtol=rtol)
+        allowed = atol + 4 * torch.finfo(dtype).eps * alone.log_emission.abs().max().item()
+        close(got.gamma[b, : want.gamma.shape[1]], want.gamma[0], atol=allowed)
+        close(got.xi[b], want.xi[0], atol=allowed * 10)
+    leaves = [x.clone().requires_grad_() for x in chain[:3]]
+    log_partition(Chain(*leaves, chain.lengths)).sum().backward()
     assert all(torch.isfinite(leaf.grad).all() for leaf in leaves if leaf.grad is not None)
-    close(leaves[2].grad, got.gamma)
-    close(leaves[1].grad, got.xi)
+    assert torch.equal(leaves[2].grad, got.gamma) and torch.equal(leaves[1].grad, got.xi)
 
 
 @dtypes
@@ -181,17 +195,17 @@ def test_strong_evidence(scale: float, dtype: torch.dtype) -> None:
 
 @dtypes
 @pytest.mark.parametrize(("K", "varies"), [(4, "stationary"), (4, "time"), (130, "stationary")])
-def test_impossible(K: int, varies: str, tiles: None, dtype: torch.dtype) -> None:
+def test_impossible(K: int, varies: str, together: None, dtype: torch.dtype) -> None:
     """No path: log Z is −inf and there is no posterior; the other sequences do not notice."""
-    chain = random_chain(3, 6, K, seed=5, varies=varies, ragged=False, dtype=dtype)
+    chain = random_chain(2, 4, K, seed=5, varies=varies, ragged=False, dtype=dtype)
     emission = chain.log_emission.clone()
-    emission[1, 4] = NEVER
+    emission[1, 2] = NEVER
     blocked = chain._replace(log_emission=emission)
     posterior, filtered, path = smooth(there(blocked)), filter(there(blocked)), viterbi(there(blocked))
     assert posterior.log_z[1] == filtered.log_z[1] == path.score[1] == NEVER
     assert (posterior.gamma[1] == 0).all() and (posterior.xi[1] == 0).all()
-    assert (filtered.probs[1, 4:] == 0).all() and (filtered.probs[1, :4].sum(-1) > 0.99).all()
-    assert (filtered.log_normalizer[1, 4:] == NEVER).all()
+    assert (filtered.probs[1, 2:] == 0).all() and (filtered.probs[1, :2].sum(-1) > 0.99).all()
+    assert (filtered.log_normalizer[1, 2:] == NEVER).all()
     agree(blocked)
 
 
@@ -224,18 +238,18 @@ def test_forbidden_states_stay_exact_zeros(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("K", "varies"), [(3, "stationary"), (3, "time"), (130, "stationary")])
-def test_padding_is_ignored(K: int, varies: str, tiles: None) -> None:
+def test_padding_is_ignored(K: int, varies: str, together: None) -> None:
     """Whatever stands on padding, also in transitions, is not read; what is given back there is 0 and −1."""
-    chain = random_chain(4, 6, K, seed=11, varies=varies)
+    chain = random_chain(3, 4, K, seed=11, varies=varies)
     assert chain.lengths is not None
     off = ~chain.mask()
     dirty = chain._replace(log_emission=chain.log_emission.masked_fill(off[..., None], math.nan))
     if varies == "time":
         spoiled = chain.log_transition.masked_fill(off[:, 1:, None, None], math.nan)
         dirty = dirty._replace(log_transition=spoiled)
-    for got, want in zip(smooth(there(dirty)), smooth(there(chain)), strict=True):
+    posterior, filtered, path = smooth(there(dirty)), filter(there(dirty)), viterbi(there(dirty))
+    for got, want in zip(posterior, smooth(there(chain)), strict=True):
         assert torch.equal(got, want)
-    filtered, path, posterior = filter(there(dirty)), viterbi(there(dirty)), smooth(there(dirty))
     assert (posterior.gamma[off] == 0).all() and (filtered.probs[off] == 0).all()
     assert (filtered.log_normalizer[off] == 0).all() and (path.states[off] == -1).all()
     assert torch.equal(path.states, viterbi(there(chain)).states)
@@ -247,14 +261,14 @@ def test_padding_is_ignored(K: int, varies: str, tiles: None) -> None:
 @pytest.mark.parametrize("varies", KINDS)
 def test_gradients(varies: str) -> None:
     """First and second derivatives by differences; the first is the posterior, by enumeration."""
-    chain = random_chain(2, 3, 2, seed=1, varies=varies)
+    chain = random_chain(1 if varies == "stationary" else 2, 3, 2, seed=1, varies=varies)
     lengths = there(chain).lengths
     leaves = [x.clone().to(DEVICE).requires_grad_() for x in chain[:3]]
 
     def value(*potentials: torch.Tensor) -> torch.Tensor:
         return log_partition(Chain(*potentials, lengths))
 
-    assert torch.autograd.gradcheck(value, leaves)
+    assert torch.autograd.gradcheck(value, leaves, fast_mode=varies != "stationary")
     log_z, gamma, xi = enumerate_posterior(chain)
     with_graph = value(*leaves)
     grads = torch.autograd.grad(with_graph.sum(), leaves, create_graph=True)
@@ -262,7 +276,7 @@ def test_gradients(varies: str) -> None:
     close(grads[2], gamma, atol=1e-12)
     close(grads[1], xi.sum(0) if varies == "stationary" else xi, atol=1e-12)
     if varies == "stationary":
-        assert torch.autograd.gradgradcheck(value, leaves)
+        assert torch.autograd.gradgradcheck(value, leaves, fast_mode=True)
 
 
 @dtypes
@@ -396,6 +410,7 @@ warnings.simplefilter("ignore")
 types = dict(lengths="*i64", order="*i64", states="*i64", came="*u8", uniform="*fp64")
 sizes = ("B", "T", "K", "N", "to_row", "to_step")
 for name, precision in (("fp32", torch.float32), ("fp64", torch.float64)):
+    doubles = (scaled.smooth_kernel, paths.viterbi_kernel, paths.sample_kernel)  # f64 differs in these
     tile = dict(R=2, S=4)
     for kernel, constants in [
         (scaled.filter_kernel, dict(tile, LINEAR=True, **cuda.LIMITS[precision])),
@@ -411,6 +426,8 @@ for name, precision in (("fp32", torch.float32), ("fp64", torch.float64)):
         (blocked.pairs_kernel, dict(S=4, SUMMED=True, FLUSH=8)),
         (blocked.pairs_kernel, dict(S=4, SUMMED=False, FLUSH=8)),
     ]:
+        if name == "fp64" and kernel not in doubles:
+            continue
         special = dict(types, xi="*fp64") if kernel is scaled.smooth_kernel else types
         signature = {
             a: "constexpr" if a in constants else "i32" if a in sizes else special.get(a, "*" + name)
