@@ -78,12 +78,11 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    transition, emission, lengths, log_z, messages, gamma, q, T, K, to_row, to_step, S: tl.constexpr
+    transition, emission, lengths, messages, gamma, q, T, K, to_row, to_step, S: tl.constexpr
 ):
     """Leaves gamma_t, q_t, and a_t − ev_t in messages, so that a move is exp(message + log A + q)."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.load(lengths + row).to(tl.int32)
-    possible = tl.load(log_z + row) != NEVER
     dtype = messages.dtype.element_ty
     for back in range(n):
         t = n - 1 - back
@@ -110,10 +109,9 @@ def backward_kernel(
         for first in range(0, K, S):
             k = first + tl.arange(0, S)
             joint = tl.load(gamma + at + k, k < K, NEVER) - evidence
-            tl.store(gamma + at + k, tl.where(possible, tl.exp2(joint), 0.0), k < K)
+            tl.store(gamma + at + k, tl.exp2(joint), k < K)
             tl.store(q + at + k, tl.load(q + at + k, k < K, NEVER) - c, k < K)
-            message = tl.load(messages + at + k, k < K, NEVER) - evidence
-            tl.store(messages + at + k, tl.where(possible, message, NEVER), k < K)
+            tl.store(messages + at + k, tl.load(messages + at + k, k < K, NEVER) - evidence, k < K)
         tl.debug_barrier()
 
 

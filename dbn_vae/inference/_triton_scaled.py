@@ -217,19 +217,18 @@ def smooth_kernel(
         p = tl.exp2(m)
         joint = p * b
         evidence = tl.sum(joint, 1)
-        usable = active & (total != NEVER)
-        scale = tl.where(usable, inverse(evidence, RARE), 0.0)
+        scale = tl.where(active, inverse(evidence, RARE), 0.0)
         posterior = joint * scale[:, None]
         origin = p * tl.where(within, scale, 0.0)[:, None]
-        if anywhere((usable & (evidence < RARE))[:, None]):
+        if anywhere((active & (evidence < RARE))[:, None]):
             log_joint = m + log_b
             log_evidence = finite(log_sum(log_joint, 1))[:, None]
-            posterior = tl.where(usable[:, None], tl.exp2(log_joint - log_evidence), 0.0)
+            posterior = tl.where(active[:, None], tl.exp2(log_joint - log_evidence), 0.0)
             origin = tl.zeros((R, S), dtype)
             # a move as rare as the evidence cannot be written as A times anything
             again, _ = scaled(log_matrix(transposed, row, n, K, to_row, R, S))
             again += (m - log_evidence)[None, :, :] + spread(log_q - finite(log2(mass))[:, None])
-            moved = (usable & within)[None, :, None]
+            moved = within[None, :, None]
             add_moves(xi, row, n, K, tl.where(moved, tl.exp2(again), 0.0), R, S)
         tl.store(gamma + at + t * K, posterior, inside)
         moves += to * origin[None, :, :]

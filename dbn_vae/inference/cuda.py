@@ -8,7 +8,7 @@ its own sequences' steps.  Messages have the precision of the potentials; log Z 
 On CPU tensors the kernels run under Triton's interpreter, for tests: TRITON_INTERPRET=1, set before triton is imported.
 """
 
-import importlib.util
+import importlib.metadata
 import os
 from typing import NamedTuple
 
@@ -17,12 +17,17 @@ from torch import Tensor
 
 from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
 
-installed = importlib.util.find_spec("triton") is not None
+try:
+    version = tuple(int(part) for part in importlib.metadata.version("triton").split(".")[:2])
+except importlib.metadata.PackageNotFoundError:
+    version = (0, 0)
+installed = version >= (3, 4)  # earlier compilers fail on these kernels
 
 PRECISE = {torch.float32, torch.float64}
 HALF = {torch.float16, torch.bfloat16}
 IN_REGISTERS = 128  # states
 FILLS = 2048  # warps that keep a large GPU busy: 4 on each of the 4 schedulers of 132 multiprocessors
+BLOCK = 64  # states that a block of a product has
 FLUSH = 256  # steps of expected moves in the potentials' precision, before they go into float64
 DRAWS = 8  # sampled paths a program walks at once
 # See _triton_scaled.py: where a sum may have lost something.
@@ -195,7 +200,7 @@ def blocked_smooth(tables: Tables, log_z: Tensor) -> Posterior:
     S = block(K)
     with torch.cuda.device_of(log_z):
         backward_kernel[(B,)](
-            transition, emission, lengths, log_z, messages, gamma, q, T, K, *tables.strides, S=S, **BLOCKED
+            transition, emission, lengths, messages, gamma, q, T, K, *tables.strides, S=S, **BLOCKED
         )
         programs = B if summed else B * (T - 1)
         if programs > 0:
@@ -242,7 +247,7 @@ def power_of_two(K: int) -> int:
 
 
 def block(K: int) -> int:
-    return min(64, power_of_two(K))
+    return min(BLOCK, power_of_two(K))
 
 
 def smallest_index(K: int) -> torch.dtype:

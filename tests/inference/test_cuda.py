@@ -70,6 +70,14 @@ def together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "FILLS", 1)
 
 
+@pytest.fixture(params=["registers", "blocks"])
+def road(request: pytest.FixtureRequest, together: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of few states, or those of many with blocks so small that a few states fill several."""
+    if request.param == "blocks":
+        monkeypatch.setattr(cuda, "IN_REGISTERS", 1)
+        monkeypatch.setattr(cuda, "BLOCK", 2)
+
+
 @pytest.fixture(params=[1, 10**9], ids=["together", "alone"])
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "FILLS", request.param)
@@ -186,18 +194,18 @@ def test_the_careful_road_is_the_fast_one(
 
 @dtypes
 @pytest.mark.parametrize("scale", [50.0, 3000.0])
-def test_strong_evidence(scale: float, dtype: torch.dtype) -> None:
+def test_strong_evidence(scale: float, road: None, dtype: torch.dtype) -> None:
     """Emissions as of images: hundreds to thousands of nats between states at every step, and forbidden moves."""
-    chain = random_chain(2, 14, 5, seed=8, zeros=0.5, scale=1.0, ragged=False, dtype=dtype)
+    chain = random_chain(2, 6, 5, seed=8, zeros=0.5, scale=1.0, ragged=False, dtype=dtype)
     loss = 0.0 if dtype == torch.float64 else 40 * scale * torch.finfo(dtype).eps
     agree(chain._replace(log_emission=scale * chain.log_emission), loss=loss)
 
 
 @dtypes
-@pytest.mark.parametrize(("K", "varies"), [(4, "stationary"), (4, "time"), (130, "stationary")])
-def test_impossible(K: int, varies: str, together: None, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("varies", ["stationary", "time"])
+def test_impossible(varies: str, road: None, dtype: torch.dtype) -> None:
     """No path: log Z is −inf and there is no posterior; the other sequences do not notice."""
-    chain = random_chain(2, 4, K, seed=5, varies=varies, ragged=False, dtype=dtype)
+    chain = random_chain(2, 4, 5, seed=5, varies=varies, ragged=False, dtype=dtype)
     emission = chain.log_emission.clone()
     emission[1, 2] = NEVER
     blocked = chain._replace(log_emission=emission)
@@ -209,7 +217,7 @@ def test_impossible(K: int, varies: str, together: None, dtype: torch.dtype) -> 
     agree(blocked)
 
 
-def test_impossible_only_in_sequence() -> None:
+def test_impossible_only_in_sequence(road: None) -> None:
     """Every step is possible, every transition too, and no path is."""
     stay = torch.tensor([[0.0, NEVER], [NEVER, 0.0]], dtype=torch.float64)
     emission = torch.tensor([[[0.0, NEVER], [0.0, 0.0], [NEVER, 0.0], [0.0, 0.0]]], dtype=torch.float64)
@@ -237,10 +245,10 @@ def test_forbidden_states_stay_exact_zeros(dtype: torch.dtype) -> None:
     assert (xi.cpu()[:, A == NEVER] == 0).all()
 
 
-@pytest.mark.parametrize(("K", "varies"), [(3, "stationary"), (3, "time"), (130, "stationary")])
-def test_padding_is_ignored(K: int, varies: str, together: None) -> None:
+@pytest.mark.parametrize("varies", ["stationary", "time"])
+def test_padding_is_ignored(varies: str, road: None) -> None:
     """Whatever stands on padding, also in transitions, is not read; what is given back there is 0 and −1."""
-    chain = random_chain(3, 4, K, seed=11, varies=varies)
+    chain = random_chain(3, 4, 3, seed=11, varies=varies)
     assert chain.lengths is not None
     off = ~chain.mask()
     dirty = chain._replace(log_emission=chain.log_emission.masked_fill(off[..., None], math.nan))
@@ -281,22 +289,22 @@ def test_gradients(varies: str) -> None:
 
 @dtypes
 def test_many_factors(dtype: torch.dtype) -> None:
-    """log Z multiplies what it adds: 100 steps that each make the product e^-9 smaller neither vanish nor differ."""
-    A = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=dtype).log()
-    likely = torch.tensor([[0.0, -9.0], [-9.0, 0.0]], dtype=dtype)[torch.arange(100) % 2][None]
-    chain = Chain(torch.tensor([0.5, 0.5], dtype=dtype).log(), A, likely - 1000.0)
-    with using("reference"):
-        want = smooth(truth(chain))
+    """log Z multiplies before it takes logarithms: a hundred leaps of probability 2e-5 have a product below 2^-1500."""
+    rare = 2e-5
+    A = torch.tensor([[1 - rare, rare], [rare, 1 - rare]], dtype=dtype).log()
+    emission = torch.tensor([[0.0, -90.0], [-90.0, 0.0]], dtype=dtype)[torch.arange(100) % 2][None]
+    chain = Chain(torch.tensor([0.5, 0.5], dtype=dtype).log(), A, emission - 1000.0)
+    want = math.log(0.5) + 99 * A[0, 1].item() - 100 * 1000.0
     with torch.no_grad():
-        close(log_partition(there(chain)), want.log_z, rtol=TOLERANCE[dtype][0] / 10)
+        close(log_partition(there(chain)), torch.tensor([want], dtype=torch.float64), rtol=TOLERANCE[dtype][0] / 10)
 
 
-@pytest.mark.parametrize("K", [6, 130])
-def test_ties_go_to_the_smaller_state(K: int) -> None:
+def test_ties_go_to_the_smaller_state(road: None) -> None:
+    K = 6
     zero = torch.zeros(K, dtype=torch.float64)
     path = viterbi(there(Chain(zero, zero.expand(K, K), zero.expand(1, 3, K))))
     assert (path.states == 0).all()
-    chain = random_chain(3, 9 if K == 6 else 4, K, seed=1, zeros=0.2)
+    chain = random_chain(3, 9, K, seed=1, zeros=0.2)
     coarse = Chain(*(x.clamp_min(-3).round() for x in chain[:3]), chain.lengths)  # full of ties
     with using("reference"):
         want = viterbi(coarse).states
@@ -318,6 +326,7 @@ def test_back_pointers_reach_the_last_state() -> None:
 @pytest.mark.parametrize("varies", KINDS)
 def test_same_uniforms_same_paths(varies: str, dtype: torch.dtype) -> None:
     chain = random_chain(3, 12, 5, seed=7, varies=varies, zeros=0.3, dtype=dtype).canonical()
+    chain.log_emission[:, ::3, 0] = NEVER
     u = torch.rand(9, 3, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     u[0], u[1] = 0.0, 1 - 2.0**-53  # the ends: still no state of probability 0
     want = available["reference"].sample(chain, u)
@@ -342,16 +351,15 @@ def test_fused_emissions_are_written_out() -> None:
     table = Table(symbols, seen, log_probs)
     weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
 
-    def expected() -> list[torch.Tensor]:
-        place = DEVICE if inference.backends._forced.get() == "cuda" else "cpu"
+    def expected(place: str) -> list[torch.Tensor]:
         form = Table(*(x.to(place) for x in table))
         fused = Chain(*(x.to(place) for x in chain[:2]), form, chain.lengths.to(place))
         log_z, first, pairs, statistics = inference.expect(fused, weights.to(place))
         return [log_z, first, pairs, *statistics]
 
-    got = expected()
+    got = expected(DEVICE)
     with using("reference"):
-        want = expected()
+        want = expected("cpu")
     for a, b in zip(got, want, strict=True):
         close(a, b, rtol=1e-12, atol=1e-12)
 
