@@ -201,10 +201,8 @@ def smooth_kernel(
     at = row[:, None] * T * K + k[None, :]
     dtype = gamma.dtype.element_ty
     b, log_b = tl.full((R, S), 1.0, dtype), tl.zeros((R, S), dtype)
-    to, mass = (
-        tl.zeros((S, R, 1), dtype),
-        tl.full((R,), 1.0, dtype),
-    )  # to: q of the step after, for every lane
+    to = tl.zeros((S, R, 1), dtype)  # q of the step after, for every lane
+    mass = tl.full((R,), 1.0, dtype)
     log_q = tl.full((R, S), NEVER, dtype)  # log2 (mass q)
     moves = tl.zeros((S, R, S), dtype)  # [j, r, i]: Σ_t p_{t-1}(i) q_t(j) / N_{t-1} since the last flush
     longest = tl.max(n, 0)

@@ -296,7 +296,11 @@ def test_many_factors(dtype: torch.dtype) -> None:
     chain = Chain(torch.tensor([0.5, 0.5], dtype=dtype).log(), A, emission - 1000.0)
     want = math.log(0.5) + 99 * A[0, 1].item() - 100 * 1000.0
     with torch.no_grad():
-        close(log_partition(there(chain)), torch.tensor([want], dtype=torch.float64), rtol=TOLERANCE[dtype][0] / 10)
+        close(
+            log_partition(there(chain)),
+            torch.tensor([want], dtype=torch.float64),
+            rtol=TOLERANCE[dtype][0] / 10,
+        )
 
 
 def test_ties_go_to_the_smaller_state(road: None) -> None:
