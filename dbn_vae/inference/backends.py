@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dbn_vae.inference import reference
+from dbn_vae.inference import cuda, reference
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
-from dbn_vae.inference.potentials import Fused, Potential, Table
+from dbn_vae.inference.potentials import Fused, Table
 
 
 class Backend(Protocol):
@@ -40,6 +40,8 @@ except ImportError:  # installed without a C++ compiler
     pass
 else:
     available["cpu"] = fusing["cpu"] = cpu
+if cuda.installed:
+    available["cuda"] = cuda
 
 _forced: ContextVar[str | None] = ContextVar("backend", default=None)
 
@@ -54,25 +56,24 @@ def name(chain: Chain) -> str:
 
 def choose(chain: Chain) -> str:
     initial, transition, emission, _ = chain
-    dtype = initial.dtype
-    if dtype not in (torch.float32, torch.float64) or transition.dtype != dtype:
+    dtype, place = initial.dtype, initial.device.type
+    if dtype not in (torch.float32, torch.float64) or not fits(transition, dtype, place):
         return "reference"
-    if not (initial.is_cpu and transition.is_cpu and on_cpu(emission, dtype)):
-        return "reference"
-    if "cpu" not in available:
-        notice()
-        return "reference"
-    return "cpu"
-
-
-def on_cpu(emission: Potential, dtype: torch.dtype) -> bool:
-    """Its numbers are of this type and on the CPU; symbols may be of any type."""
     if isinstance(emission, Tensor):
-        return emission.is_cpu and emission.dtype == dtype
-    data, parameter = emission[0], emission[2]
-    if not isinstance(emission, Table) and data.dtype != dtype:
-        return False
-    return data.is_cpu and parameter.is_cpu and parameter.dtype == dtype
+        alike = fits(emission, dtype, place)
+    else:  # symbols may be of any type
+        data, parameter = emission[0], emission[2]
+        alike = fits(data, data.dtype if isinstance(emission, Table) else dtype, place)
+        alike = alike and fits(parameter, dtype, place)
+    if not alike:
+        return "reference"
+    if place == "cpu" and "cpu" not in available:
+        notice()
+    return place if place in available else "reference"
+
+
+def fits(table: Tensor, dtype: torch.dtype, place: str) -> bool:
+    return table.dtype == dtype and table.device.type == place
 
 
 @functools.cache
