@@ -22,6 +22,7 @@ NAMES = [str(f.relative_to(ROOT)) for f in FILES]
 every_file = pytest.mark.parametrize("file", FILES, ids=NAMES)
 
 LAYERS: list[set[str]] = [
+    {"arrays"},
     {"storage", "sequences", "distributions", "nn"},
     {"likelihoods", "inference", "datasets"},
     {"aevb", "emissions", "transitions"},

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbn_vae.sequences import Sequences, as_numpy
+from dbn_vae.arrays import as_numpy
+from dbn_vae.sequences import Sequences
 
 
 def lengths_given(X: Any, y: Any, lengths: Any) -> Any:

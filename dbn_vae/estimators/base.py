@@ -18,11 +18,12 @@ from sklearn.utils import Tags, check_random_state
 from torch import Tensor
 
 from dbn_vae import inference, storage
+from dbn_vae.arrays import check_weights
 from dbn_vae.estimators.arguments import column_names, lengths_given, require_columns, require_width
 from dbn_vae.evaluation.likelihood import Score
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import StateModel
-from dbn_vae.sequences import Sequences, check_weights
+from dbn_vae.sequences import Sequences
 from dbn_vae.training.em import require_possible
 
 FORMAT = 1  # of saved estimators; raised when an older file would be misread

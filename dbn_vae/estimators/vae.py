@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from dbn_vae.aevb import AEVB
+from dbn_vae.arrays import as_numpy
 from dbn_vae.estimators.arguments import names_its_sequences
 from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.vae import VAE as StaticVAE
-from dbn_vae.sequences import Sequences, as_numpy
+from dbn_vae.sequences import Sequences
 from dbn_vae.training.sgvb import Objective, estimator_a, estimator_b
 
 

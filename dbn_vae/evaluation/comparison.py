@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dbn_vae.arrays import flatten
 from dbn_vae.evaluation.likelihood import Score, ratio_error
+from dbn_vae.sequences import Sequences
 
 
 class Candidate(Protocol):
@@ -41,11 +43,9 @@ def hold_out(X: Any, lengths: Any = None, *, block: int = 50, every: int = 3) ->
 
     Sequences shorter than one and a half blocks are one block.  Raises ValueError when nothing would be left.
     """
-    from dbn_vae.sequences import flatten
-
     if block < 1 or every < 2:
         raise ValueError(f"block={block} must be at least 1 and every={every} at least 2")
-    frames, sizes = flatten(X, lengths, None)
+    frames, sizes = stacked(X, lengths)
     bounds: list[tuple[int, int]] = []
     for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
         cuts = np.linspace(start, start + size, max(1, round(size / block)) + 1).astype(int)
@@ -99,9 +99,7 @@ class Peer:
 
 
 def stacked(X: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
-    from dbn_vae.sequences import flatten
-
-    return flatten(X, lengths, None)
+    return X.stacked() if isinstance(X, Sequences) else flatten(X, lengths, None)
 
 
 class Row(NamedTuple):

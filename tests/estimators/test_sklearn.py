@@ -34,8 +34,8 @@ from dbn_vae import (
     VariationalGaussianHMM,
     load,
 )
+from dbn_vae.arrays import as_numpy
 from dbn_vae.estimators.arguments import require_width
-from dbn_vae.sequences import as_numpy
 
 
 class WholeNumbers:
