@@ -21,7 +21,10 @@ try:
     version = tuple(int(part) for part in importlib.metadata.version("triton").split(".")[:2])
 except importlib.metadata.PackageNotFoundError:
     version = (0, 0)
-installed = version >= (3, 4)  # 3.2 fails to compile these kernels
+interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+usable = version >= (3, 4) and (
+    torch.cuda.is_available() or interpreted
+)  # 3.2 fails to compile these kernels
 
 PRECISE = {torch.float32, torch.float64}
 HALF = {torch.float16, torch.bfloat16}
