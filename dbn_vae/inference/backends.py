@@ -40,7 +40,7 @@ except ImportError:  # installed without a C++ compiler
     pass
 else:
     available["cpu"] = fusing["cpu"] = cpu
-if cuda.installed:
+if cuda.usable:
     available["cuda"] = cuda
 
 _forced: ContextVar[str | None] = ContextVar("backend", default=None)

@@ -21,7 +21,10 @@ try:
     version = tuple(int(part) for part in importlib.metadata.version("triton").split(".")[:2])
 except importlib.metadata.PackageNotFoundError:
     version = (0, 0)
-installed = version >= (3, 4)  # 3.2 fails to compile these kernels
+interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+usable = version >= (3, 4) and (
+    torch.cuda.is_available() or interpreted
+)  # 3.2 fails to compile these kernels
 
 IN_REGISTERS = 128  # states
 FILLS = 2048  # warps that keep a large GPU busy: 4 on each of the 4 schedulers of 132 multiprocessors

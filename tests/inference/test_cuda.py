@@ -60,6 +60,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return self.rewrite()(*args, **options) if ours else patching(self, *args, **options)
 
         monkeypatch.setattr(InterpretedFunction, "__call__", call)
+        monkeypatch.setitem(available, "cuda", cuda)  # not offered where there is no GPU
     with using("cuda"), np.errstate(divide="ignore", invalid="raise"):
         yield
 
