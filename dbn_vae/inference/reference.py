@@ -106,8 +106,9 @@ def smooth(chain: Chain) -> Posterior:
             break
         future = chain.log_emission[:, t] + backward - finite(c[:, t])[:, None]
         future = transition(chain, t) + future[:, None, :]  # (B, from, to)
-        pair = (message[:, t - 1, :, None] + future - finite(evidence)[:, None, None]).exp()
-        pairs.append(pair * mask[:, t, None, None])
+        pair = message[:, t - 1, :, None] + future - finite(evidence)[:, None, None]
+        # masked before exp: on padding a large potential would be ∞ · 0
+        pairs.append(torch.where(mask[:, t, None, None], pair, -math.inf).exp())
         backward = torch.where(mask[:, t, None], logsumexp(future, -1), backward)
     gamma = torch.stack(gammas[::-1], 1)
     if chain.varies_in_time:

@@ -570,3 +570,15 @@ def test_an_unknown_backend_is_refused_and_the_choice_ends_with_the_block():
     with pytest.raises(ValueError, match="'abacus'"), inference.using("abacus"):
         pass
     assert inference.log_partition(Chain(**GOOD)).shape == (3,)
+
+
+def test_large_potentials_beside_padding() -> None:
+    """exp of a log-potential above 709 overflows; on padding nothing of it may be left."""
+    chain = random_chain(3, 6, 2, seed=1)
+    lengths = torch.tensor([6, 3, 1])
+    small, large = (
+        chain._replace(lengths=lengths, log_transition=chain.log_transition + c) for c in (0.0, 800.0)
+    )
+    a, b = reference.smooth(small.canonical()), reference.smooth(large.canonical())
+    torch.testing.assert_close(b.xi, a.xi, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(b.log_z, a.log_z + 800.0 * (lengths - 1), rtol=1e-12, atol=0)
