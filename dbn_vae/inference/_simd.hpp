@@ -75,7 +75,7 @@ inline bool any(int64_t m) { return m != 0; }
 // x = n log 2 + r with |r| ≤ log 2 / 2; a polynomial in r; n goes into the exponent's bits.
 template <class V>
 inline V exp(V x) {
-    using M = MaskOf<V>;
+    using Bits = Vector<uint64_t, lanes<V>>;  // unsigned: shifting a negative number is undefined
     const double round = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
     const V shifted = x * 1.4426950408889634 + round;
     const V n = shifted - round;
@@ -90,7 +90,7 @@ inline V exp(V x) {
     p = p * r + 1.6666666666666669e-01;
     p = p * r + 0.5;
     p = p * (r * r) + r + 1.0;
-    const V y = (V)((M)p + ((M)shifted << 52));
+    const V y = (V)((Bits)p + ((Bits)shifted << 52));
     return x < -708.0 ? V{} : y;
 }
 
