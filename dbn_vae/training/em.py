@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dbn_vae import inference
-from dbn_vae.emissions.base import ClosedForm
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.training.gradient_em import add, collect, maximize
 
 
 class EMStep(NamedTuple):
@@ -37,26 +37,22 @@ class Expectation(NamedTuple):
 
 @torch.no_grad()
 def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
-    """Improve an HMM with a closed-form emission for as long as the caller asks.
+    """Improve an HMM for as long as the caller asks; see gradient_em for emissions without a closed-form M-step.
 
     Raises:
-        TypeError: the emission has no closed-form M-step; ascend it by gradient instead.
         ValueError: a sequence is impossible under the model.
     """
-    if not isinstance(model.emission, ClosedForm):
-        raise TypeError(f"{type(model.emission).__name__} has no closed-form M-step; use ascend")
     batches = list(data.batches())
     while True:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
         yield EMStep(log_likelihood, log_likelihood + float(model.log_parameter_prior()))
         model.transition.maximize(e.first, e.pairs)
-        model.emission.maximize(*e.emission)
+        maximize(model.emission, e.emission)
 
 
 def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
     """The E-step over all sequences."""
-    assert isinstance(model.emission, ClosedForm)
     parts = []
     for batch in batches:
         weight, chain = batch.weights, model.chain(batch)
@@ -69,19 +65,20 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
         require_possible(posterior.log_z, batch.which)
         weighted = posterior.gamma * weight[:, None, None]
         mask = batch.mask
+        x, observed = model.frames(batch)
         parts.append(
             Expectation(
                 weight @ posterior.log_z,
                 weighted[:, 0].sum(0),
                 torch.einsum("b,bij->ij", weight, posterior.xi),
-                model.emission.statistics(batch.x[mask], batch.observed[mask], weighted[mask]),
+                collect(model.emission, x[mask], observed[mask], weighted[mask]),
             )
         )
     return Expectation(
         torch.stack([p.log_likelihood for p in parts]).sum(),
         torch.stack([p.first for p in parts]).sum(0),
         torch.stack([p.pairs for p in parts]).sum(0),
-        tuple(torch.stack(s).sum(0) for s in zip(*(p.emission for p in parts), strict=True)),
+        add(model.emission, [p.emission for p in parts]),
     )
 
 

@@ -201,13 +201,3 @@ def test_an_impossible_sequence_is_named() -> None:
     data = Sequences.from_any([[[0.0], [0.0]], [[0.0], [1.0]]])
     with pytest.raises(ValueError, match="sequence 1 is impossible under the model"):
         next(em(model, data))
-
-
-def test_an_emission_without_a_closed_form_is_refused() -> None:
-    class Open(emissions.Emission):
-        n_components = n_features = 1
-        log_prob = distribution = n_free = lambda *_: None  # type: ignore[assignment]
-
-    model = HMM(Stationary(torch.ones(1), torch.ones(1, 1)), Open())
-    with pytest.raises(TypeError, match="Open has no closed-form M-step; use ascend"):
-        next(em(model, Sequences.from_any([[[0.0]]])))
