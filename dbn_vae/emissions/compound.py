@@ -26,22 +26,23 @@ class Compound(Emission, ClosedForm):
     """An emission that hands its frames on to parts.  In closed form if all its parts are; see base.closed_form."""
 
     @abstractmethod
-    def shares(self, x: Tensor, observed: Tensor, weights: Tensor) -> list[Share]:
-        """The E-step within a state, under the present parameters: always the same parts in the same order."""
+    def divide(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[tuple[Tensor, ...], list[Share]]:
+        """The E-step within a state, under the present parameters.
+
+        Returns the sums for the parameters that no part has, and what each part learns from; always the same parts in
+        the same order.
+        """
 
     @abstractmethod
-    def own_statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """The sums for the parameters that no part has."""
-
-    @abstractmethod
-    def own_maximize(self, *statistics: Tensor) -> None:
-        """The M-step of those."""
+    def maximize_own(self, *statistics: Tensor) -> None:
+        """The M-step of the parameters that no part has."""
 
     def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        found = list(self.own_statistics(x, observed, weights))
-        for share in self.shares(x, observed, weights):
-            assert isinstance(share.part, ClosedForm)
-            found += share.part.statistics(share.x, share.observed, share.weights)
+        own, shares = self.divide(x, observed, weights)
+        found = list(own)
+        for part, *frames in shares:
+            assert isinstance(part, ClosedForm)
+            found += part.statistics(*frames)
         return tuple(found)
 
     @torch.no_grad()
@@ -49,13 +50,11 @@ class Compound(Emission, ClosedForm):
         # how many statistics each part has, it says of no frames
         like = next(self.parameters())
         nothing = like.new_zeros(0, self.n_features + self.n_context)
-        empty = nothing, nothing.bool(), like.new_zeros(0, self.n_components)
-        rest = list(statistics)
-        own = [rest.pop(0) for _ in self.own_statistics(*empty)]
-        due = []
-        for part, *frames in self.shares(*empty):
+        own, shares = self.divide(nothing, nothing.bool(), like.new_zeros(0, self.n_components))
+        self.maximize_own(*statistics[: len(own)])
+        first = len(own)
+        for part, *frames in shares:
             assert isinstance(part, ClosedForm)
-            due.append((part, [rest.pop(0) for _ in part.statistics(*frames)]))
-        self.own_maximize(*own)
-        for part, values in due:
-            part.maximize(*values)
+            last = first + len(part.statistics(*frames))
+            part.maximize(*statistics[first:last])
+            first = last

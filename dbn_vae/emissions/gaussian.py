@@ -158,38 +158,27 @@ class SphericalGaussian(DiagonalGaussian):
         return floor.amax()  # Σ ⪰ diag(floor): the one variance must clear every entry
 
 
-class FullGaussian(Gaussian):
-    """Σ_k a matrix a state, kept as its Cholesky factor."""
+class DenseGaussian(Gaussian):
+    """Σ_k any matrix: unobserved entries depend on the observed ones."""
 
-    def __init__(
-        self,
-        mean: Tensor,
-        covariance: Tensor,
-        prior: GaussianPrior = GaussianPrior(),
-        floor: Tensor | None = None,
-    ) -> None:
-        super().__init__(mean, prior, floor)
-        self.factor = nn.Parameter(torch.linalg.cholesky(covariance))
-
+    @abstractmethod
     def scale_tril(self) -> Tensor:
-        """(K, D, D) lower triangular."""
-        K, D = self.mean.shape
-        return self.factor.tril().expand(K, D, D)
+        """The Cholesky factor of Σ_k: (K, D, D) lower triangular."""
 
-    def covariance(self) -> Tensor:
-        L = self.scale_tril()
-        return L @ L.mT
+    def deviation(self, frames: Tensor) -> Tensor:
+        """x − E[x | s = k] of frames (n, D + n_context): (K, n, D)."""
+        return frames - self.mean[:, None]
 
     def distribution(self) -> Distribution:
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril(), validate_args=False)
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, x.shape[-1])
+        frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, observed.shape[-1])
         covariance = self.covariance()
         out = frames.new_zeros(len(frames), self.n_components)
         for rows, o in patterns(seen):
             L = self.scale_tril() if o.all() else torch.linalg.cholesky(covariance[:, o][:, :, o])
-            deviation = (frames[rows][:, o] - self.mean[:, None, o]).mT  # (K, D_o, n)
+            deviation = self.deviation(frames[rows])[..., o].mT  # (K, D_o, n)
             whitened = torch.linalg.solve_triangular(L, deviation, upper=False)
             log_det = L.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
             constant = 0.5 * int(o.sum()) * math.log(2 * math.pi)
@@ -216,6 +205,28 @@ class FullGaussian(Gaussian):
                 first[k] += w @ deviation
                 second[k] += (w[:, None] * deviation).T @ deviation
         return weights.sum(0)[:, None], first, second
+
+
+class FullGaussian(DenseGaussian):
+    """Σ_k a matrix a state, kept as its Cholesky factor."""
+
+    def __init__(
+        self,
+        mean: Tensor,
+        covariance: Tensor,
+        prior: GaussianPrior = GaussianPrior(),
+        floor: Tensor | None = None,
+    ) -> None:
+        super().__init__(mean, prior, floor)
+        self.factor = nn.Parameter(torch.linalg.cholesky(covariance))
+
+    def scale_tril(self) -> Tensor:
+        K, D = self.mean.shape
+        return self.factor.tril().expand(K, D, D)
+
+    def covariance(self) -> Tensor:
+        L = self.scale_tril()
+        return L @ L.mT
 
     @torch.no_grad()
     def maximize(self, *statistics: Tensor) -> None:
@@ -279,14 +290,27 @@ class FullGaussian(Gaussian):
 
 
 class TiedGaussian(FullGaussian):
-    """One Σ for all states."""
+    """One Σ for all states, or given G matrices (G, D, D), one for each G-th part of the states in their order."""
+
+    @property
+    def n_sharing(self) -> int:
+        """States that share a matrix."""
+        return self.n_components * self.n_features**2 // self.factor.numel()
+
+    def scale_tril(self) -> Tensor:
+        L, size = self.factor.tril(), self.n_sharing
+        return L.expand(size, *L.shape) if L.dim() == 2 else L.repeat_interleave(size, 0)
 
     def ratio(self, scatter: Tensor, count: Tensor) -> Tensor:
-        weight = count.sum() + self.prior.dof
-        return (scatter.sum(0) + self.prior_scale()[0]) / weight
+        size = self.n_sharing
+        weight = count.unflatten(0, (-1, size)).sum(1)[..., None] + self.prior.dof
+        total = scatter.unflatten(0, (-1, size)).sum(1)
+        scale = self.prior_scale().expand_as(scatter)[::size]
+        old = self.covariance()[::size]
+        return torch.where(weight > 0, (total + scale) / weight, old).view_as(self.factor)
 
     def per_matrix(self, values: Tensor) -> Tensor:
-        return values[0]
+        return values[:: self.n_sharing].sum()
 
 
 def patterns(observed: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -295,6 +319,8 @@ def patterns(observed: Tensor) -> list[tuple[Tensor, Tensor]]:
     Complete and empty rows, which padding makes the commonest, are told apart without sorting.
     """
     complete = observed.all(1)
+    if len(observed) == 0:
+        return []
     if bool(complete.all()):
         return [(torch.arange(len(observed), device=observed.device), observed[0])]
     partial = (observed.any(1) & ~complete).nonzero().flatten()

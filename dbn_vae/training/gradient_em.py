@@ -36,8 +36,8 @@ def maximize(emission: Emission, collected: tuple[Tensor, ...]) -> None:
         emission.maximize(*collected)
     elif isinstance(emission, Compound):
         x, observed, weights = collected
-        own, shares = emission.own_statistics(*collected), emission.shares(x, observed, weights)
-        emission.own_maximize(*own)
+        own, shares = emission.divide(x, observed, weights)
+        emission.maximize_own(*own)
         for part, *frames in shares:
             maximize(part, collect(part, *frames))
     else:
