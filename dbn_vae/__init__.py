@@ -13,7 +13,10 @@ if TYPE_CHECKING:
         GaussianHMM,
         PoissonHMM,
         SwitchingDMM,
+        VariationalCategoricalHMM,
+        VariationalGaussianHMM,
     )
+    from dbn_vae.estimators.peers import from_hmmlearn, to_hmmlearn
     from dbn_vae.evaluation.comparison import compare
     from dbn_vae.io import load
     from dbn_vae.models.hmm import HMM
@@ -33,8 +36,12 @@ _HOMES = {
     "SwitchingDMM": "estimators",
     "VAE": "estimators",
     "VAEHMM": "estimators",
+    "VariationalCategoricalHMM": "estimators",
+    "VariationalGaussianHMM": "estimators",
     "compare": "evaluation.comparison",
+    "from_hmmlearn": "estimators.peers",
     "load": "io",
+    "to_hmmlearn": "estimators.peers",
 }
 
 __all__ = [
@@ -48,8 +55,12 @@ __all__ = [
     "PoissonHMM",
     "Sequences",
     "SwitchingDMM",
+    "VariationalCategoricalHMM",
+    "VariationalGaussianHMM",
     "compare",
+    "from_hmmlearn",
     "load",
+    "to_hmmlearn",
 ]
 
 

@@ -133,7 +133,10 @@ def at(value: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def log(probs: Tensor) -> Tensor:
-    """log p of a few parameters, without gradient, in this thread: see log_normalized."""
+    """log p of a few parameters, without gradient.
+
+    By NumPy: torch wakes every thread for it, which on a busy machine costs milliseconds.
+    """
     if not probs.is_cpu:
         return probs.detach().log()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -141,17 +144,21 @@ def log(probs: Tensor) -> Tensor:
 
 
 def log_normalized(logits: Tensor) -> Tensor:
-    """log softmax over the last dimension.
+    """log softmax over the last dimension; an exact −inf stays one.
 
-    Without gradients by NumPy: torch wakes every thread for it, which on a busy machine costs milliseconds, to
-    normalise a handful of numbers.
+    Not torch.log_softmax, which wakes every thread for a handful of numbers: milliseconds on a busy machine.
     """
-    if torch.is_grad_enabled() or not logits.is_cpu:
-        return logits - logits.logsumexp(-1, keepdim=True)
-    x = logits.detach().numpy()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x = x - x.max(-1, keepdims=True)
-        return torch.from_numpy(x - np.log(np.exp(x).sum(-1, keepdims=True)))
+    return logits - logits.logsumexp(-1, keepdim=True)
+
+
+def cholesky(covariance: Tensor) -> Tensor:
+    """The factors L of L Lᵀ of a few matrices (..., D, D), without gradient.
+
+    By NumPy where it can be: torch wakes every thread for it, as for log.
+    """
+    if not covariance.is_cpu:
+        return torch.linalg.cholesky(covariance.detach())
+    return torch.from_numpy(np.linalg.cholesky(covariance.detach().numpy()))
 
 
 def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:
@@ -159,7 +166,10 @@ def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:
 
     An exact zero of p is structure, not a parameter, and carries no prior.
     """
-    weight = torch.as_tensor(concentration, dtype=log_probs.dtype, device=log_probs.device) - 1
+    alpha = torch.as_tensor(concentration, dtype=log_probs.dtype, device=log_probs.device)
+    if alpha.dim() == 0 and alpha == 1:
+        return log_probs.new_zeros(())  # maximum likelihood: nothing to add up
+    weight = alpha - 1
     return (weight * torch.where(log_probs == -math.inf, 0.0, log_probs)).sum()
 
 

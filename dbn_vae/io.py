@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 import dbn_vae.estimators
 from dbn_vae import storage
 from dbn_vae.estimators.base import FORMAT, SequenceEstimator
@@ -22,4 +24,6 @@ def load(path: Path | str) -> SequenceEstimator:
         raise ValueError(f"{path} holds no estimator of dbn_vae, but {name!r}")
     estimator: SequenceEstimator = getattr(dbn_vae.estimators, name)(**facts["parameters"])
     estimator.restore(tensors, facts["state"])
+    if facts.get("columns") is not None:
+        estimator.feature_names_in_ = np.array(facts["columns"], dtype=object)
     return estimator

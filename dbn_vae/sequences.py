@@ -7,6 +7,7 @@ it is stored as 0 with observed = False, so no NaN ever enters a computation or 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class Sequences:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> "Sequences":
-        """Data in any of the usual forms.
+        """Data in any of the usual forms; complete float64 arrays are not copied.
 
         Args:
             X: a Sequences, taken as it is; (n, D) array or tensor with `lengths`, the B sequences stacked; a list
@@ -79,12 +80,14 @@ class Sequences:
                 )
             return X.to(dtype=dtype, device=device)
         frames, sizes = flatten(X, lengths, sequence)
-        observed = ~np.isnan(frames)
-        if np.isinf(frames).any():
-            row = int(np.argwhere(np.isinf(frames))[0][0])
-            raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
+        observed = np.isfinite(frames)
+        if not observed.all():
+            if np.isinf(frames).any():
+                row = int(np.argwhere(np.isinf(frames))[0][0])
+                raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
+            frames = np.where(observed, frames, 0.0)
         return cls(
-            x=torch.as_tensor(np.where(observed, frames, 0.0), dtype=dtype, device=device),
+            x=torch.as_tensor(np.require(frames, requirements=["C", "W"]), dtype=dtype, device=device),
             observed=torch.as_tensor(observed, device=device),
             lengths=torch.as_tensor(sizes, device=device),
             weights=torch.as_tensor(check_weights(weights, len(sizes)), dtype=dtype, device=device),
@@ -109,6 +112,20 @@ class Sequences:
     def starts(self) -> Tensor:
         """Row of each sequence's first frame: (B,)."""
         return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every entry over the frames that observe it, with the sequences' weights: (*D) each.
+
+        Block by block: a long data set fills memory already.
+        """
+        weights = self.weights.repeat_interleave(self.lengths).view(-1, *[1] * (self.x.dim() - 1))
+        blocks = list(zip(*(part.split(2**16) for part in (self.x, self.observed, weights)), strict=True))
+        count = torch.stack([(w * seen).sum(0) for _, seen, w in blocks]).sum(0)
+        count = torch.where(count > 0, count, 1.0)
+        mean = torch.stack([(w * seen * x).sum(0) for x, seen, w in blocks]).sum(0) / count
+        scatter = torch.stack([(w * seen * (x - mean).square()).sum(0) for x, seen, w in blocks]).sum(0)
+        return mean, scatter / count
 
     def batch(self, index: Tensor | None = None) -> Batch:
         """The named sequences (all of them without `index`), padded."""
@@ -142,6 +159,9 @@ class Sequences:
 
     def batches(self, max_frames: int = 2**18) -> Iterator[Batch]:
         """Every sequence once, sequences of like length together, about max_frames padded frames each."""
+        if len(self) == 1:
+            yield self.only()
+            return
         lengths = self.lengths.cpu().numpy()
         order = torch.from_numpy(np.argsort(-lengths, kind="stable")).to(self.x.device)
         sizes = -np.sort(-lengths)
@@ -150,6 +170,18 @@ class Sequences:
             last = first + max(1, max_frames // int(sizes[first]))
             yield self.batch(order[first:last])
             first = last
+
+    def only(self) -> Batch:
+        """The one sequence of the data set as a batch: views, no gather."""
+        return Batch(
+            x=self.x[None],
+            observed=self.observed[None],
+            lengths=self.lengths,
+            weights=self.weights,
+            labels=None if self.labels is None else self.labels[None],
+            inputs=None if self.inputs is None else self.inputs[None],
+            which=torch.zeros(1, dtype=torch.int64, device=self.x.device),
+        )
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Every sequence once in random order, batch_size sequences at a time."""
@@ -247,10 +279,11 @@ def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.
     array = as_numpy(X)
     if array.ndim < 2:
         raise ValueError(
-            f"X has shape {array.shape}; a sequence is (n, D): for one column use X.reshape(-1, 1)"
+            f"X has shape {array.shape}; a sequence is (n, D). Reshape your data: for one column use "
+            "X.reshape(-1, 1)"
         )
     if array.ndim == 2:
-        return array, check_lengths([len(array)] if lengths is None else lengths, total=len(array))
+        return array, check_lengths(lengths, total=len(array))
     B, T = array.shape[:2]
     cut = np.full(B, T) if lengths is None else check_lengths(lengths, total=None)
     if len(cut) != B or cut.max() > T:
@@ -297,17 +330,24 @@ def flatten_frame(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarra
 def as_numpy(value: Any) -> np.ndarray:
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
+    shapes = "X must hold real numbers in one regular shape: (n, D), (B, T, D) or a list of (T_i, D)"
+    if getattr(getattr(value, "dtype", None), "kind", "f") == "c":
+        raise ValueError(f"Complex data not supported: {shapes}")
+    if hasattr(value, "toarray"):  # scipy need not be imported to know its matrices
+        raise TypeError(f"X is a sparse {type(value).__name__}, which is not supported; use X.toarray()")
     try:
         return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "X must hold numbers in one regular shape: (n, D), (B, T, D) or a list of (T_i, D)"
-        ) from error
+    except TypeError as error:
+        raise TypeError(f"{shapes}; {error}") from error
+    except ValueError as error:
+        raise ValueError(shapes) from error
 
 
 def check_lengths(lengths: Any, total: int | None) -> np.ndarray:
-    sizes = np.atleast_1d(np.asarray(lengths))
-    whole = np.issubdtype(sizes.dtype, np.number) and np.equal(np.mod(sizes, 1), 0).all()
+    if lengths is None and total:
+        return np.array([total])  # one sequence
+    sizes = np.atleast_1d(np.asarray([total] if lengths is None else lengths))
+    whole = sizes.dtype.kind in "iu" or (sizes.dtype.kind == "f" and not (sizes % 1).any())
     if sizes.ndim != 1 or not whole:
         raise ValueError(f"lengths={lengths!r} must be a one-dimensional list of whole numbers")
     if len(sizes) == 0 or sizes.min() < 1:

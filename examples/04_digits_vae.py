@@ -48,9 +48,9 @@ vae = VAE(
     random_state=0,
 )
 scores = {
-    "independent pixels": bernoulli(1).fit(train, one_each).evaluate(test, one_each_test),
-    "mixture of 10 Bernoullis": bernoulli(10).fit(train, one_each).evaluate(test, one_each_test),
-    "VAE, 8 latents": vae.fit(train, one_each).evaluate(test, one_each_test),
+    "independent pixels": bernoulli(1).fit(train, lengths=one_each).evaluate(test, one_each_test),
+    "mixture of 10 Bernoullis": bernoulli(10).fit(train, lengths=one_each).evaluate(test, one_each_test),
+    "VAE, 8 latents": vae.fit(train, lengths=one_each).evaluate(test, one_each_test),
 }
 print("model                     nats an image   s.e.  kind of number")
 for name, score in scores.items():

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
-from dbn_vae.distributions import log, normal
+from dbn_vae.distributions import cholesky, log, normal
 from dbn_vae.emissions.base import ClosedForm, Emission
-from dbn_vae.inference.potentials import Quadratic
+from dbn_vae.inference.potentials import Potential, Quadratic, Whitened
 
 
 class GaussianPrior(NamedTuple):
@@ -172,6 +172,13 @@ class DenseGaussian(Gaussian):
     def distribution(self) -> Distribution:
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril(), validate_args=False)
 
+    def potential(self, x: Tensor, observed: Tensor) -> Potential:
+        """Whitened where every frame was observed as a whole or not at all."""
+        whole = observed[..., 0]
+        if not bool(observed.all()) and bool((whole[..., None] != observed).any()):
+            return self.log_prob(x, observed)
+        return Whitened(x, whole, self.mean, self.scale_tril())
+
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, observed.shape[-1])
         covariance = self.covariance()
@@ -187,12 +194,13 @@ class DenseGaussian(Gaussian):
         return out.reshape(*x.shape[:-1], self.n_components)
 
     def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """Σ w (K, 1), Σ w E[x − μ] (K, D), Σ w E[(x − μ)(x − μ)ᵀ] (K, D, D), given what was observed."""
+        """Σ w (K, 1), Σ w E[x − μ] (K, D), Σ w E[(x − μ)(x − μ)ᵀ] (K, D, D), given what was observed.
+
+        Frames of which nothing was observed are left out: they say nothing.
+        """
         K, D = self.mean.shape
         covariance = self.covariance()
         first, second = x.new_zeros(K, D), x.new_zeros(K, D, D)
-        # a frame of which nothing was observed says nothing: E[(x − μ)(x − μ)ᵀ] = Σ, the value it already has
-        second += weights[~observed.any(1)].sum(0)[:, None, None] * covariance
         for rows, o in patterns(observed):
             for k in range(K):
                 w, Sigma = weights[rows, k], covariance[k]
@@ -204,7 +212,7 @@ class DenseGaussian(Gaussian):
                     deviation = deviation @ gain.T
                 first[k] += w @ deviation
                 second[k] += (w[:, None] * deviation).T @ deviation
-        return weights.sum(0)[:, None], first, second
+        return weights[observed.any(1)].sum(0)[:, None], first, second
 
 
 class FullGaussian(DenseGaussian):
@@ -218,7 +226,7 @@ class FullGaussian(DenseGaussian):
         floor: Tensor | None = None,
     ) -> None:
         super().__init__(mean, prior, floor)
-        self.factor = nn.Parameter(torch.linalg.cholesky(covariance))
+        self.factor = nn.Parameter(cholesky(covariance))
 
     def scale_tril(self) -> Tensor:
         K, D = self.mean.shape
@@ -243,7 +251,7 @@ class FullGaussian(DenseGaussian):
         scatter = scatter + self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
         # a difference of sums is only known to the rounding of its terms
         rounding = 8 * torch.finfo(scatter.dtype).eps * self.ratio(second, count).diagonal(dim1=-2, dim2=-1)
-        self.factor.copy_(torch.linalg.cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
+        self.factor.copy_(cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
 
     def prior_scale(self) -> Tensor:
         """The scale as matrices (K, D, D) or (1, D, D)."""

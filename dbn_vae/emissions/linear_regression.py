@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dbn_vae.distributions import noise
 from dbn_vae.emissions.gaussian import FullGaussian, GaussianPrior, patterns
+from dbn_vae.inference.potentials import Potential
 
 
 class LinearRegression(FullGaussian):
@@ -37,6 +38,10 @@ class LinearRegression(FullGaussian):
         """Entries that count: observed, and with everything that they are regressed on."""
         D = self.n_features
         return observed[..., :D] & observed[..., D:].all(-1, keepdim=True)
+
+    def potential(self, x: Tensor, observed: Tensor) -> Potential:
+        """Written out: the functional form of a Gaussian has the same mean at every step."""
+        return self.log_prob(x, observed)
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         return super().log_prob(x, self.seen(observed))

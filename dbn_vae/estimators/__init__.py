@@ -9,6 +9,8 @@ from dbn_vae.estimators.poisson_hmm import PoissonHMM
 from dbn_vae.estimators.switching_dmm import SwitchingDMM
 from dbn_vae.estimators.vae import VAE
 from dbn_vae.estimators.vae_hmm import VAEHMM
+from dbn_vae.estimators.variational_categorical_hmm import VariationalCategoricalHMM
+from dbn_vae.estimators.variational_gaussian_hmm import VariationalGaussianHMM
 
 __all__ = [
     "VAE",
@@ -20,4 +22,6 @@ __all__ = [
     "PoissonHMM",
     "SequenceEstimator",
     "SwitchingDMM",
+    "VariationalCategoricalHMM",
+    "VariationalGaussianHMM",
 ]

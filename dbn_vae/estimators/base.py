@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from torch import Tensor
 
 from dbn_vae import inference, storage
+from dbn_vae.estimators.arguments import column_names, lengths_given, require_columns, require_width
 from dbn_vae.evaluation.likelihood import Score
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import StateModel
-from dbn_vae.sequences import Sequences
+from dbn_vae.sequences import Sequences, check_weights
 from dbn_vae.training.em import require_possible
 
 FORMAT = 1  # of saved estimators; raised when an older file would be misread
@@ -32,11 +33,10 @@ class SequenceEstimator(BaseEstimator, ABC):
 
     dtype: ClassVar[torch.dtype] = torch.float64
     frames_at_once: ClassVar[int] = 2**18  # padded frames of a batch when the model is asked
-    independent_frames: ClassVar[bool] = False  # one stack of frames is as many sequences
     random_state: Any
 
     @abstractmethod
-    def fit(self, X: Any, lengths: Any = None) -> Self: ...
+    def fit(self, X: Any, y: Any = None, *, lengths: Any = None) -> Self: ...
 
     @abstractmethod
     def evaluate(self, X: Any, lengths: Any = None) -> Score:
@@ -71,12 +71,17 @@ class SequenceEstimator(BaseEstimator, ABC):
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """The reverse of state."""
 
-    def score(self, X: Any, lengths: Any = None) -> float:
-        """Log-probability of the data in nats, all sequences together.
+    def score(self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None) -> float:
+        """Log-probability of the data in nats, all sequences together, each times its sample_weight (B,) if given.
 
-        Exact for the classical models.  For the deep ones a lower bound: `evaluate` says which.
+        Exact for the classical models.  For the deep ones a lower bound: `evaluate` says which.  As for fit,
+        lengths may also stand second, without their name.
         """
-        return self.evaluate(X, lengths).total
+        score = self.evaluate(X, lengths_given(X, y, lengths))
+        if sample_weight is None:
+            return score.total
+        weights = torch.as_tensor(check_weights(sample_weight, len(score.per_sequence)))
+        return float(weights @ score.per_sequence)
 
     def save(self, path: Path | str) -> None:
         """Write the estimator to one file (safetensors and JSON, no pickle); `dbn_vae.load` reads it."""
@@ -87,6 +92,7 @@ class SequenceEstimator(BaseEstimator, ABC):
             "estimator": type(self).__name__,
             "parameters": jsonable(self.get_params(deep=False)),
             "state": facts,
+            "columns": jsonable(getattr(self, "feature_names_in_", None)),
         }
         storage.save(path, tensors, head)
 
@@ -102,18 +108,42 @@ class SequenceEstimator(BaseEstimator, ABC):
         """X in any accepted form, as the data this fitted model expects."""
         self.require_fitted()
         data = self.read(X, lengths, **fields)
-        width = self.width
-        if data.x.shape[1:] != (width,):
-            raise ValueError(
-                f"X has frames of shape {tuple(data.x.shape[1:])}; this model was fitted to {(width,)}"
-            )
+        require_width(data, self.width, type(self).__name__)
+        require_columns(X, getattr(self, "feature_names_in_", None))
         self.check(data)
         return data
 
     def read(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
         """X in any form that Sequences.from_any takes, in this model's precision."""
         data = Sequences.from_any(X, lengths, dtype=self.dtype, **fields)
-        return data.frames() if self.independent_frames and len(data) == 1 else data
+        if data.x.shape[1] == 0:
+            raise ValueError(
+                f"X has 0 feature(s) (shape={tuple(data.x.shape)}) while a minimum of 1 is required."
+            )
+        return data
+
+    def remember_columns(self, X: Any) -> None:
+        """Keep the names of the columns of X as feature_names_in_, where they have names."""
+        self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
+        names = column_names(X)
+        if names is not None:
+            self.feature_names_in_ = names
+
+    @property
+    def n_features_in_(self) -> int:
+        """Columns of X, scikit-learn's name for it; there is none before the model has parameters."""
+        if not self.is_fitted():
+            raise AttributeError(f"this {type(self).__name__} has no parameters yet")
+        return self.width
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.is_fitted()
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.three_d_array = True
+        return tags
 
     def like(self, X: Any, values: np.ndarray) -> Any:
         """values with the index of X where X is a DataFrame."""
@@ -148,7 +178,7 @@ class StateEstimator(SequenceEstimator):
 
     def score_samples(self, X: Any, lengths: Any = None) -> tuple[float, np.ndarray]:
         """The score of the data and p(s_t | whole sequence): (n, K)."""
-        return self.score(X, lengths), self.predict_proba(X, lengths)
+        return self.score(X, lengths=lengths), self.predict_proba(X, lengths)
 
     def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:
         """p(s_t = k | whole sequence): (n, K)."""
@@ -186,7 +216,7 @@ class StateEstimator(SequenceEstimator):
             return evidence, path.states[..., None]
 
         out = self.over_chains(X, lengths, states, 1)
-        return sum(scores), self.like(X, out[:, 0].astype(np.int64))
+        return sum(scores), self.like(X, out[:, 0])
 
     def path_offset(self, chain: Chain) -> Tensor:
         """What to take from log p(path, evidence) for decode to report: nothing, or the log evidence."""
@@ -201,12 +231,17 @@ class StateEstimator(SequenceEstimator):
         """
         data = self.prepared(self.sequences(X, lengths))
         model = self.state_model()
-        out = torch.zeros(data.n_frames, width, dtype=torch.float64)
+        out = None
         with torch.no_grad():
             for batch in data.batches(self.frames_at_once):
                 evidence, values = ask(model.chain(batch))
                 require_possible(evidence, batch.which)
+                if len(data) == 1:
+                    return values[0].cpu().numpy()
+                if out is None:
+                    out = torch.zeros(data.n_frames, width, dtype=values.dtype)
                 data.unbatch(batch, values.cpu(), out)
+        assert out is not None  # a data set has at least one sequence
         return out.numpy()
 
 

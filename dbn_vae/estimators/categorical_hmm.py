@@ -5,16 +5,41 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.utils import Tags
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.categorical import Categorical
-from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked
+from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
 
+class CategoricalFace(ClassicalHMM):
+    """Probabilities of symbols as hmmlearn keeps them."""
+
+    letters: ClassVar = {"e": "emissionprob_"}
+    parts: ClassVar = {"e": "probs"}
+    clustered = False
+
+    emissionprob_: np.ndarray
+
+    def emission(self) -> Categorical:
+        V = np.asarray(self.emissionprob_).shape[-1]
+        return Categorical(checked("emissionprob_", self.emissionprob_, (self.n_components, V)))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        return tags
+
+    def absorb(self, emission: Emission, letters: str) -> None:
+        assert isinstance(emission, Categorical)
+        if "e" in letters:
+            self.emissionprob_ = as_array(emission.probs())
+
+
 @dataclass(eq=False, repr=False)
-class CategoricalHMM(ClassicalHMM):
+class CategoricalHMM(CategoricalFace):
     """Symbols 0..n_features − 1, one column; hmmlearn's CategoricalHMM.
 
     Args:
@@ -22,10 +47,6 @@ class CategoricalHMM(ClassicalHMM):
 
     Attributes: startprob_ (K,), transmat_ (K, K), emissionprob_ (K, V), monitor_, restart_scores_.
     """
-
-    letters: ClassVar = {"e": "emissionprob_"}
-    parts: ClassVar = {"e": "probs"}
-    clustered = False
 
     n_components: int = 1
     startprob_prior: Any = 1.0
@@ -43,10 +64,6 @@ class CategoricalHMM(ClassicalHMM):
     implementation: str = "log"
     n_init: int = 4
 
-    def emission(self) -> Categorical:
-        V = np.asarray(self.emissionprob_).shape[-1]
-        return Categorical(checked("emissionprob_", self.emissionprob_, (self.n_components, V)))
-
     def first_emission(self, data: Sequences) -> Categorical:
         V = self.n_features or int(data.x.max()) + 1
         return Categorical(torch.full((self.n_components, V), 1 / V, dtype=self.dtype))
@@ -54,9 +71,5 @@ class CategoricalHMM(ClassicalHMM):
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)
         assert isinstance(model.emission, Categorical)
-        model.emission.concentration = torch.as_tensor(self.emissionprob_prior, dtype=self.dtype)
-
-    def absorb(self, emission: Emission, letters: str) -> None:
-        assert isinstance(emission, Categorical)
-        if "e" in letters:
-            self.emissionprob_ = as_array(emission.probs())
+        shape = self.n_components, model.emission.n_symbols
+        model.emission.concentration = prior("emissionprob_prior", self.emissionprob_prior, shape)

@@ -16,10 +16,12 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
+from sklearn.utils import Tags, TransformerTags
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dbn_vae.aevb import AEVB
+from dbn_vae.estimators.arguments import lengths_given
 from dbn_vae.estimators.base import SequenceEstimator, require_at_least
 from dbn_vae.evaluation.likelihood import Score, elbo, iwae
 from dbn_vae.likelihoods import Likelihood, named
@@ -89,10 +91,13 @@ class DeepEstimator(SequenceEstimator):
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """The model's own start, given a pre-trained core and (scaled) data."""
 
-    def fit(self, X: Any, lengths: Any = None, *, labels: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, *, lengths: Any = None, labels: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Train on data in any form that Sequences.from_any takes.
 
         Args:
+            y: not read, or lengths without their name: see lengths_given.
             labels: known states, one a frame, −1 where unknown; for models with states.
             sample_weight: (B,) weight of each sequence.
 
@@ -105,7 +110,8 @@ class DeepEstimator(SequenceEstimator):
                 f"validation={self.validation}; it is a share of the sequences, from 0 to under 1"
             )
         generator = self.generator()
-        data = self.read(X, lengths, labels=labels, weights=sample_weight)
+        data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight)
+        self.remember_columns(X)
         self.size_up(data)
         self.check(data)
         data = self.prepared(data)
@@ -263,6 +269,17 @@ class DeepEstimator(SequenceEstimator):
         """The latents' posterior means: (n, n_latent)."""
         self.require_fitted()
         return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_latent))
+
+    def fit_transform(self, X: Any, y: Any = None, *, lengths: Any = None, **options: Any) -> np.ndarray:
+        """fit, then transform of the same data: (n, n_latent)."""
+        sizes = lengths_given(X, y, lengths)
+        return self.fit(X, lengths=sizes, **options).transform(X, sizes)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags = TransformerTags(preserves_dtype=[])
+        tags.input_tags.positive_only = self.likelihood in ("categorical", "poisson")
+        return tags
 
     def reconstruct(self, X: Any, lengths: Any = None) -> np.ndarray:
         """E p(x_t | z_t) at the latents, in the units of X: (n, D); missing entries are filled in."""

@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.utils import Tags
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.poisson import Poisson
-from dbn_vae.estimators.classical import ClassicalHMM, as_array
+from dbn_vae.estimators.classical import ClassicalHMM, as_array, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
@@ -56,13 +57,19 @@ class PoissonHMM(ClassicalHMM):
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)
         assert isinstance(model.emission, Poisson)
-        model.emission.shape = torch.as_tensor(self.lambdas_prior, dtype=self.dtype) + 1
-        model.emission.rate = torch.as_tensor(self.lambdas_weight, dtype=self.dtype)
+        shape = self.n_components, model.emission.n_features
+        model.emission.shape = prior("lambdas_prior", self.lambdas_prior, shape) + 1
+        model.emission.rate = prior("lambdas_weight", self.lambdas_weight, shape)
 
     @property
     def n_features(self) -> int:
         """Columns of X, hmmlearn's name for it."""
         return self.width
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        return tags
 
     def absorb(self, emission: Emission, letters: str) -> None:
         assert isinstance(emission, Poisson)

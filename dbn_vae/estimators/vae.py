@@ -1,16 +1,17 @@
 """The static auto-encoder under scikit-learn's verbs."""
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from dbn_vae.aevb import AEVB
+from dbn_vae.estimators.arguments import names_its_sequences
 from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.vae import VAE as StaticVAE
-from dbn_vae.sequences import Sequences
+from dbn_vae.sequences import Sequences, as_numpy
 from dbn_vae.training.sgvb import Objective, estimator_a, estimator_b
 
 
@@ -25,8 +26,6 @@ class VAE(DeepEstimator):
 
     Attributes: module_ (models.VAE), history_.
     """
-
-    independent_frames: ClassVar = True
 
     module_: StaticVAE = field(init=False)
 
@@ -44,6 +43,15 @@ class VAE(DeepEstimator):
     @property
     def n_states(self) -> int:
         return 1
+
+    def read(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
+        """Frames are independent: one stack of them is as many sequences, each with a weight of its own."""
+        if lengths is None and not isinstance(X, Sequences) and not names_its_sequences(X):
+            frames = as_numpy(X)
+            if frames.ndim == 2:
+                lengths = np.ones(len(frames))
+        data = super().read(X, lengths, **fields)
+        return data.frames() if len(data) == 1 else data
 
     def build(self, core: AEVB) -> StaticVAE:
         return StaticVAE(core)

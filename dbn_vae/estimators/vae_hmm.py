@@ -1,9 +1,11 @@
 """The VAE-HMM under hmmlearn's verbs."""
 
+import warnings
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators.deep_states import DeepStateEstimator
@@ -63,5 +65,7 @@ class VAEHMM(DeepStateEstimator):
             n_init=self.n_init,
         )
         labels = None if data.labels is None else data.labels.cpu().numpy()
-        hmm.fit(latents.cpu().numpy(), data.lengths.cpu().numpy(), labels=labels)
-        adopt(model, hmm.state_model().to(data.x))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
+            hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
+        adopt(model, hmm.build().to(data.x))

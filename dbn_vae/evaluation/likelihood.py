@@ -53,7 +53,10 @@ def ratio_error(values: Tensor, lengths: Tensor) -> float:
 
 def exact(model: Model, data: Sequences) -> Score:
     """The log-likelihood of a model whose objective is exact, an HMM's."""
-    values, _ = evaluate(data, lambda batch: model.objective(batch), 1, 2**18)  # nothing is held but the data
+    values = torch.empty(len(data), dtype=torch.float64)
+    with torch.no_grad():
+        for batch in data.batches():
+            values.numpy()[batch.which.cpu().numpy()] = model.objective(batch).cpu().numpy()
     return Score(values, data.lengths, "exact")
 
 

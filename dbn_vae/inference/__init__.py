@@ -12,7 +12,7 @@ from dbn_vae.inference.exact import (
     step,
     viterbi,
 )
-from dbn_vae.inference.potentials import Potential, Quadratic, Table
+from dbn_vae.inference.potentials import Potential, Quadratic, Table, Whitened
 from dbn_vae.inference.reference import logsumexp
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Potential",
     "Quadratic",
     "Table",
+    "Whitened",
     "expect",
     "filter",
     "log_partition",

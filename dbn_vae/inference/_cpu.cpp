@@ -8,8 +8,9 @@
 //   _expect.hpp            expected statistics for an M-step
 //   _viterbi.hpp, _sample.hpp
 //   _unit.hpp              which of them a unit of work needs
+//   _pieces.hpp            one long sequence on all lanes and cores
 //
-// Those are compiled once for every instruction set, each in its own namespace; the machine decides at run
+// All but the last are compiled once for every instruction set, each in its own namespace; the machine decides at run
 // time.  This file holds what they share: tables, memory, threads, and the Python interface.
 
 #if defined(__linux__)
@@ -27,6 +28,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -38,8 +40,19 @@ namespace {
 constexpr double log_2 = 0.69314718055994530942;
 
 enum class Kind { shared, by_sequence, by_step };
-enum class Verb { filter, smooth, expect, decode, sample };
-enum class Form { dense, quadratic, symbols };  // of the emissions: see potentials.py
+enum class Verb { filter, smooth, expect, decode, sample, recede };  // recede: the backward message alone
+enum class Form { dense, quadratic, whitened, symbols };  // of the emissions: see potentials.py
+
+// One long sequence in C pieces, which the kernels take for C sequences: see _pieces.hpp.  Rows of K numbers, one
+// a piece; what is null is not asked for.
+struct Pieces {
+    const double* entering;  // log p(s_t | x before t) at the first step; for decode its counterpart
+    const double* leaving;   // p(x after t | s_t) at the last step, up to a factor
+    double *first, *last, *back;  // gamma of the first step, message after the last, b before the first
+    double* log_z;           // one number a piece
+    uint8_t* pointers;       // decode: predecessors, steps × K × W for every W pieces
+    std::atomic<bool>* failed;  // set by a piece that scaled arithmetic cannot hold
+};
 
 // The potentials, as cpu.py hands them over: contiguous, canonical.
 template <class T>
@@ -50,16 +63,21 @@ struct Problem {
     const int64_t* lengths;
     Form form;
     const T* emission;                  // dense: B × T × K
-    int64_t D;                          // quadratic: entries of a frame, otherwise 0
-    const T *x, *mean, *log_scale;      // B × T × D, K × D
+    int64_t D;                          // quadratic, whitened: entries of a frame, otherwise 0
+    const T *x, *mean, *scale;          // B × T × D; K × D; log σ, K × D, or L, K × D × D
     int64_t V;                          // symbols: how many there are, otherwise 0
     const T* symbols;                   // B × T, whole numbers
     const T* log_probs;                 // K × V
-    const bool* observed;               // B × T × D or B × T; null: everything was
+    const bool* observed;               // B × T × D (quadratic) or B × T; null: everything was
+    const Pieces* pieces;               // null: the sequences are what they seem
 
     bool varies_in_time() const { return kind == Kind::by_step; }
     int64_t length(int64_t b) const { return std::clamp<int64_t>(lengths[b], 0, T_); }
-    int64_t statistics_size() const { return K * (form == Form::symbols ? V : 3 * D); }
+    int64_t statistics_rows() const {  // of K numbers
+        if (form == Form::whitened) return 1 + D + D * D;
+        return form == Form::symbols ? V : 3 * D;
+    }
+    int64_t statistics_size() const { return K * statistics_rows(); }
     int64_t totals_size() const { return K + K * K + statistics_size(); }
     int64_t pairs_size() const { return K * K * (varies_in_time() ? T_ - 1 : 1); }
     const T* log_transition(int64_t b, int64_t t) const {  // into step t
@@ -158,7 +176,8 @@ struct Transitions {
 struct Emissions {
     int64_t stride;
     double *mean, *scale, *entry;  // quadratic, D rows: μ, 1 / (σ √2), −log σ − ½ log 2π
-    double *none, *complete;       // quadratic: l of a frame at the means with nothing or everything observed
+    double* factor;                // whitened, D (D + 1) / 2 rows: L⁻¹ / √2, the rows of its lower triangle in turn
+    double *none, *complete;       // l of a frame at the means with nothing or everything observed
     double *logs, *rows;           // symbols, V + 1 rows: l and exp(l − peak)
     double *peak, *dip;            // symbols: the largest l of each row, the smallest finite l − peak
 };
@@ -176,6 +195,11 @@ struct Job {
     Expected<T> expected;
     Decoded<T> decoded;
     Sampled sampled;
+
+    int64_t totals_size() const {  // numbers that are added up over sequences
+        if (verb == Verb::expect) return problem.totals_size();
+        return verb == Verb::smooth && problem.pieces ? problem.K * problem.K : 0;
+    }
 };
 
 template <class T>
@@ -258,6 +282,7 @@ Kernels<T> kernels() {
 }
 
 Workspaces workspaces;
+std::atomic<int64_t> cuts{0};  // sequences that were done in pieces
 
 // Lanes pay once half of them are filled and the messages of W sequences fit in memory comfortably.
 template <class T>
@@ -266,36 +291,31 @@ bool lanes_suit(const Problem<T>& p, Verb verb, int width, int64_t sequences) {
            && p.T_ * p.K * width <= (int64_t(1) << 24);
 }
 
-// Performs the job.  For Verb::expect it returns the totals over all sequences.
+// Sequences that have steps, longest first, so that lanes end together.
 template <class T>
-std::vector<double> perform(Job<T>& job, int threads) {
+std::vector<int64_t> present(const Problem<T>& p) {
+    std::vector<int64_t> members;
+    for (int64_t b = 0; b < p.B; ++b)
+        if (p.length(b)) members.push_back(b);
+    const auto longer = [&](int64_t a, int64_t b) { return p.length(a) > p.length(b); };
+    std::stable_sort(members.begin(), members.end(), longer);
+    return members;
+}
+
+// Runs the kernels over the job's sequences.  Returns the totals, where the verb has any.
+template <class T>
+std::vector<double> in_units(const Job<T>& job, std::vector<int64_t> members, int threads) {
     const Problem<T>& p = job.problem;
     const Kernels<T> kernel = kernels<T>();
-    std::unique_ptr<Workspace> shared = workspaces.get();
-    shared->clear();
-
-    std::vector<int64_t> members;
     double work = 0.0;
-    for (int64_t b = 0; b < p.B; ++b) {
-        work += double(p.length(b)) * p.K * (p.K + 16 + p.D);
-        if (p.length(b)) members.push_back(b);
-    }
-    const auto longer = [&](int64_t a, int64_t b) { return p.length(a) > p.length(b); };
-    std::stable_sort(members.begin(), members.end(), longer);  // so that lanes end together
-    const int64_t n = int64_t(members.size());
-    job.lanes = lanes_suit(p, job.verb, kernel.width, n);
-    job.stride = (p.K + kernel.width - 1) / kernel.width * kernel.width;
-    if (p.K <= 4) job.stride = 4;
-    if (p.kind == Kind::shared && job.verb != Verb::decode)
-        job.transitions = kernel.prepare(p.transition, p.K, job.stride, *shared);
-    job.emissions = kernel.prepare_emissions(p, *shared);
+    for (int64_t b : members) work += double(p.length(b)) * p.K * (p.K + 16 + p.D);
 
     // Units are shared out one by one; where they add up, in blocks, whose number must not depend on the number of
     // threads: sums are then the same for any.
-    const int64_t size = job.lanes ? kernel.width : 1, units = (n + size - 1) / size;
-    const int64_t entries = job.verb == Verb::expect ? p.totals_size() : 0;
+    const int64_t n = int64_t(members.size()), size = job.lanes ? kernel.width : 1, units = (n + size - 1) / size;
+    const int64_t entries = job.totals_size();
     const int64_t blocks = entries ? std::min(units, std::clamp<int64_t>((1 << 22) / entries, 8, 128)) : units;
-    std::vector<double> totals(size_t(blocks * entries), 0.0);
+    std::vector<double> totals(size_t(std::max<int64_t>(blocks, 1) * entries), 0.0);
     std::atomic<int64_t> next{0};
     const auto worker = [&] {
         std::unique_ptr<Workspace> memory = workspaces.get();
@@ -312,10 +332,41 @@ std::vector<double> perform(Job<T>& job, int threads) {
     for (int64_t i = 0; i < helpers; ++i) team.emplace_back(worker);
     worker();
     for (std::thread& thread : team) thread.join();
-    workspaces.give(std::move(shared));
     for (int64_t j = 1; j < blocks; ++j)
         for (int64_t i = 0; i < entries; ++i) totals[i] += totals[j * entries + i];
-    totals.resize(size_t(blocks ? entries : 0));
+    totals.resize(size_t(entries));
+    return totals;
+}
+
+#include "_pieces.hpp"
+
+// Performs the job: long sequences in pieces where that is possible, the others side by side.
+template <class T>
+std::vector<double> perform(Job<T>& job, int threads) {
+    const Problem<T>& p = job.problem;
+    const Kernels<T> kernel = kernels<T>();
+    std::unique_ptr<Workspace> shared = workspaces.get();
+    shared->clear();
+    std::vector<int64_t> members = present(p), rest;
+    const int64_t n = int64_t(members.size());
+    job.stride = (p.K + kernel.width - 1) / kernel.width * kernel.width;
+    if (p.K <= 4) job.stride = 4;
+    if (p.kind == Kind::shared && job.verb != Verb::decode)
+        job.transitions = kernel.prepare(p.transition, p.K, job.stride, *shared);
+    job.emissions = kernel.prepare_emissions(p, *shared);
+    std::vector<double> totals(size_t(job.totals_size()), 0.0);
+    for (int64_t b : members) {
+        const bool cut = Cut<T>::suits(p, job.verb, kernel.width, n, p.length(b))
+                         && Cut<T>(job, b, *shared).run(threads, totals);
+        if (cut) ++cuts;
+        else rest.push_back(b);
+    }
+    job.lanes = lanes_suit(p, job.verb, kernel.width, int64_t(rest.size()));
+    if (!rest.empty()) {
+        const std::vector<double> more = in_units(job, std::move(rest), threads);
+        for (size_t i = 0; i < totals.size(); ++i) totals[i] += more[i];
+    }
+    workspaces.give(std::move(shared));
     return totals;
 }
 
@@ -331,7 +382,7 @@ struct Tables {
     int threads;
     Form form = Form::dense;
     int64_t size = 0;  // D or V
-    Address data = 0, observed = 0, parameter = 0, log_scale = 0;
+    Address data = 0, observed = 0, parameter = 0, scale = 0;
 };
 
 template <class T>
@@ -344,8 +395,8 @@ Job<T> job(const Tables& c, Verb verb) {
     p.observed = at<bool>(c.observed);
     if (p.form == Form::dense) {
         p.emission = at<T>(c.data);
-    } else if (p.form == Form::quadratic) {
-        p.D = c.size, p.x = at<T>(c.data), p.mean = at<T>(c.parameter), p.log_scale = at<T>(c.log_scale);
+    } else if (p.form != Form::symbols) {
+        p.D = c.size, p.x = at<T>(c.data), p.mean = at<T>(c.parameter), p.scale = at<T>(c.scale);
     } else {
         p.V = c.size, p.symbols = at<T>(c.data), p.log_probs = at<T>(c.parameter);
         for (int64_t b = 0; b < p.B; ++b)
@@ -395,16 +446,15 @@ void smooth(const Tables& c, Address log_z, Address gamma, Address xi) {
     }
 }
 
-// first (K,), pairs (K, K), statistics (3, K, D) or (K, V)
+// first (K,), pairs (K, K), statistics (3, K, D), (1, K, 1 + D + D²) or (1, K, V)
 template <class T>
 void expect(const Tables& c, Address weights, Address log_z, Address first, Address pairs,
             Address statistics) {
     Job<T> j = job<T>(c, Verb::expect);
     j.expected = {at<T>(weights), at<T>(log_z)};
     std::fill_n(j.expected.log_z, c.B, T(0));
-    std::vector<double> totals = perform(j, c.threads);
-    const int64_t K = c.K, inner = std::max(j.problem.D, j.problem.V);
-    totals.resize(size_t(j.problem.totals_size()), 0.0);  // there may be no step at all
+    const std::vector<double> totals = perform(j, c.threads);
+    const int64_t K = c.K, inner = j.problem.statistics_rows() / (c.form == Form::quadratic ? 3 : 1);
     const double* from = totals.data();
     std::copy(from, from + K, at<T>(first));
     std::copy(from + K, from + K + K * K, at<T>(pairs));
@@ -444,7 +494,11 @@ NB_MODULE(_cpu, m) {
         .def("quadratic", [](Tables& c, int64_t D, Address x, Address observed, Address mean,
                              Address log_scale) {
             c.form = Form::quadratic, c.size = D, c.data = x, c.observed = observed;
-            c.parameter = mean, c.log_scale = log_scale;
+            c.parameter = mean, c.scale = log_scale;
+        })
+        .def("whitened", [](Tables& c, int64_t D, Address x, Address observed, Address mean, Address scale_tril) {
+            c.form = Form::whitened, c.size = D, c.data = x, c.observed = observed;
+            c.parameter = mean, c.scale = scale_tril;
         })
         .def("symbols", [](Tables& c, int64_t V, Address symbols, Address observed, Address log_probs) {
             c.form = Form::symbols, c.size = V, c.data = symbols, c.observed = observed;
@@ -466,7 +520,9 @@ NB_MODULE(_cpu, m) {
     m.def("sample", [](const Tables& c, Address uniform, int64_t draws, Address states) {
         (c.in_double ? sample<double> : sample<float>)(c, uniform, draws, states);
     }, Free());
-    // For tests: the instruction sets this machine has, best first, and a way to choose one.
+    // For tests: the instruction sets this machine has, best first, a way to choose one, and how many sequences were
+    // done in pieces so far.
+    m.def("cuts", [] { return cuts.load(); });
     m.def("instruction_sets", instruction_sets);
     m.def("select", [](const std::string& name) { chosen = name; });
 }

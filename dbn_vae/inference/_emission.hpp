@@ -1,9 +1,10 @@
 // Emissions, read from a table or computed where they are used.
 //
 //     quadratic:  l_t(k) = Σ_d m_td ( −log σ_kd − ½ log 2π − ((x_td − μ_kd) / σ_kd)² / 2 )
+//     whitened:   l_t(k) = −log det L_k − D/2 log 2π − |L_k⁻¹ (x_t − μ_k)|² / 2
 //     symbols:    l_t(k) = log B(k, x_t)
 //
-// with m_td = 1 where the entry was observed.  A difference is taken before it is squared, for every state,
+// with m_td = 1 where the entry was observed; of a whitened frame all entries were, or none.  A difference is taken before it is squared, for every state,
 // so neither a large offset of the data nor states far apart cost digits.  A symbol's exponentials are taken
 // once for all steps; row V of those tables is the symbol that was not observed, of probability 1.
 
@@ -22,12 +23,32 @@ Emissions prepare_emissions(const Problem<T>& p, Workspace& memory) {
         for (int64_t d = 0; d < p.D; ++d)
             for (int64_t k = 0; k < stride; ++k) {
                 const int64_t to = d * stride + k, from = k * p.D + d;
-                const double log_scale = k < K ? double(p.log_scale[from]) : 0.0;
+                const double log_scale = k < K ? double(p.scale[from]) : 0.0;
                 E.mean[to] = k < K ? double(p.mean[from]) : 0.0;
                 E.scale[to] = std::exp(-log_scale) * 0.70710678118654752440;
                 E.entry[to] = -log_scale - 0.91893853320467274178;
                 E.complete[k] += E.entry[to];
             }
+    } else if (p.form == Form::whitened) {
+        E.mean = memory.take<double>(p.D * stride);
+        E.factor = memory.take<double>(p.D * (p.D + 1) / 2 * stride);
+        E.complete = memory.take<double>(stride);
+        std::vector<double> inverse(size_t(p.D * p.D));  // of L, by forward substitution
+        for (int64_t k = 0; k < stride; ++k) {
+            const T* L = p.scale + k * p.D * p.D;
+            E.complete[k] = k < K ? -0.91893853320467274178 * double(p.D) : -INFINITY;
+            for (int64_t i = 0, row = 0; i < p.D; ++i) {
+                E.mean[i * stride + k] = k < K ? double(p.mean[k * p.D + i]) : 0.0;
+                if (k < K) E.complete[k] -= std::log(std::abs(double(L[i * p.D + i])));
+                for (int64_t j = 0; j <= i; ++j, ++row) {
+                    double& w = inverse[size_t(i * p.D + j)] = i == j;
+                    for (int64_t m = j; m < i && k < K; ++m)
+                        w -= double(L[i * p.D + m]) * inverse[size_t(m * p.D + j)];
+                    if (k < K) w /= double(L[i * p.D + i]);
+                    E.factor[row * stride + k] = k < K ? w * 0.70710678118654752440 : 0.0;
+                }
+            }
+        }
     } else if (p.form == Form::symbols) {
         E.logs = memory.take<double>((p.V + 1) * stride);
         E.rows = memory.take<double>((p.V + 1) * stride);
@@ -61,12 +82,12 @@ inline int64_t symbol(const Problem<T>& p, int64_t b, int64_t t) {
 template <class L, class T>
 bool read_frames(const Rows<L, T>& u, int64_t t0, int64_t n) {
     const Problem<T>& p = u.problem;
-    const int64_t D = p.D;
+    const int64_t D = p.D, entries = p.form == Form::quadratic ? D : 1;  // entries of `observed` a step
     bool complete = true;
     for (int w = 0; w < u.count && p.observed; ++w) {
         const int64_t b = u.members[w], here = std::min(n, p.length(b) - t0);
         if (here > 0)
-            complete &= !std::memchr(p.observed + (b * p.T_ + t0) * D, 0, size_t(here * D));
+            complete &= !std::memchr(p.observed + (b * p.T_ + t0) * entries, 0, size_t(here * entries));
     }
     if constexpr (L::sequences > 1) {
         const T* rows[W];
@@ -84,13 +105,62 @@ bool read_frames(const Rows<L, T>& u, int64_t t0, int64_t n) {
     if (complete) return true;
     double *x = reinterpret_cast<double*>(u.frames), *m = reinterpret_cast<double*>(u.seen);
     for (int w = 0; w < L::sequences; ++w) {
-        const bool* observed = p.observed + (u.member(w) * p.T_ + t0) * D;
-        for (int64_t i = 0; i < n * D; ++i) {
-            m[i * L::sequences + w] = observed[i];
-            if (!observed[i]) x[i * L::sequences + w] = 0.0;
-        }
+        const bool* observed = p.observed + (u.member(w) * p.T_ + t0) * entries;
+        for (int64_t i = 0; i < n * entries; ++i) m[i * L::sequences + w] = observed[i];
+        for (int64_t i = 0; i < n * D; ++i)
+            if (!observed[i * entries / D]) x[i * L::sequences + w] = 0.0;
     }
     return false;
+}
+
+// x_t − μ for row r of the states: n × D vectors.
+template <class L, class T>
+void deviate(const Rows<L, T>& u, const Emissions& E, int64_t n, int64_t r, typename L::V* out) {
+    using V = typename L::V;
+    const int64_t D = u.problem.D, stride = E.stride / u.ratio;
+    const auto* mean = reinterpret_cast<const typename L::Weight*>(E.mean) + r;
+    for (int64_t t = 0; t < n; ++t)
+        for (int64_t d = 0; d < D; ++d) out[t * D + d] = V{} + u.frames[t * D + d] - mean[d * stride];
+}
+
+// |L⁻¹ d_t|² / 2 of G steps at once: a weight is loaded once for all of them, and their sums hide each other's latency.
+template <int G, class Weight, class V>
+inline void distances(const Weight* factor, int64_t stride, int64_t D, const V* d, V (&out)[G]) {
+    for (int g = 0; g < G; ++g) out[g] = V{};
+    for (int64_t i = 0; i < D; ++i) {
+        V z[G] = {};
+        for (int64_t j = 0; j <= i; ++j, factor += stride)
+            for (int g = 0; g < G; ++g) z[g] += d[g * D + j] * *factor;
+        for (int g = 0; g < G; ++g) out[g] += z[g] * z[g];
+    }
+}
+
+template <class L, class T>
+void whitened_logs(const Rows<L, T>& u, const Emissions& E, int64_t t0, int64_t n, typename L::V* out) {
+    using V = typename L::V;
+    using Weight = typename L::Weight;
+    const int64_t R = u.R, D = u.problem.D, stride = E.stride / u.ratio;
+    const bool complete = read_frames(u, t0, n);
+    V* d = u.deviations;
+    for (int64_t r = 0; r < R; ++r) {
+        const Weight* factor = reinterpret_cast<const Weight*>(E.factor) + r;
+        const V peak = V{} + reinterpret_cast<const Weight*>(E.complete)[r];
+        deviate(u, E, n, r, d);
+        const auto steps = [&](auto group, int64_t t) {
+            V half[group];
+            distances(factor, stride, D, d + t * D, half);
+            for (int g = 0; g < group; ++g) out[(t + g) * R + r] = peak - half[g];
+        };
+        int64_t t = 0;
+        for (; t + 8 <= n; t += 8) steps(std::integral_constant<int, 8>(), t);
+        for (; t < n; ++t) steps(std::integral_constant<int, 1>(), t);
+    }
+    if (complete) return;
+    for (int64_t t = 0; t < n; ++t)  // a frame that was not observed says nothing; padding states stay −∞
+        for (int64_t r = 0; r < R; ++r) {
+            V& l = out[t * R + r];
+            l = (V{} + u.seen[t] == 0.0) & (l > -INFINITY) ? V{} : l;
+        }
 }
 
 // l_t(k) of n steps from t0 on: n × R vectors; padding states are −∞, padding steps anything.
@@ -103,6 +173,8 @@ void read_logs(const Rows<L, T>& u, const Emissions& E, int64_t t0, int64_t n, t
     const auto as_weights = [](const double* table) { return reinterpret_cast<const Weight*>(table); };
     if (p.form == Form::dense) {
         u.read(p.emission + t0 * p.K, p.T_ * p.K, n, out, -INFINITY);
+    } else if (p.form == Form::whitened) {
+        whitened_logs(u, E, t0, n, out);
     } else if (p.form == Form::symbols) {
         for (int64_t t = 0; t < n; ++t) read_rows(u, E, E.logs, t0 + t, out + t * R);
     } else {

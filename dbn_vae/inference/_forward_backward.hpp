@@ -125,7 +125,8 @@ void forward(Unit<L, T>& u, const Transitions& A, const Emissions& E, bool keep,
     const Weight* weights = reinterpret_cast<const Weight*>(A.by_row);
     const V none = V{} - INFINITY;
 
-    u.read(u.problem.initial, u.K, 1, u.initial, -INFINITY);
+    if (u.problem.pieces) u.read(u.problem.pieces->entering, u.K, 1, u.initial, -INFINITY);
+    else u.read(u.problem.initial, u.K, 1, u.initial, -INFINITY);
     V top = none, bottom{};
     for (int64_t r = 0; r < R; ++r) top = larger(u.initial[r], top);
     const Scalar start = u.start = L::top(top);
@@ -226,6 +227,41 @@ void outer(const X* x, const V* y, int64_t n, int64_t K, int64_t R, int64_t x_pi
     }
 }
 
+// b before the first step, from b at it: b_{-1}(i) ∝ Σ_k A_ik e_0(k) b_0(k).  Returns the smallest of its numbers.
+template <class L, class T>
+typename L::V step_back(const Unit<L, T>& u, const Transitions& A, const typename L::V* e, typename L::V* x,
+                        typename L::V* b) {
+    using V = typename L::V;
+    using Weight = typename L::Weight;
+    V total{}, least = V{} + 1.0;
+    for (int64_t r = 0; r < u.R; ++r) total += x[r] = e[r] * b[r];
+    const auto scale = inverse_power(L::total(total));
+    in_blocks(u.R, [&](auto block, int64_t first) {
+        V sums[block];
+        product<block>(u.message(x), reinterpret_cast<const Weight*>(A.by_column) + first, u.K,
+                       A.stride * int64_t(sizeof(double)) / int64_t(sizeof(Weight)), sums);
+        for (int i = 0; i < block; ++i) {
+            b[first + i] = sums[i] * scale;
+            least = smaller(b[first + i], least);
+        }
+    });
+    return least;
+}
+
+// The backward message before the first step, from ones after the last.  Sequences of one length.  Whatever small
+// number turns up makes a sequence bad: the caller has another way.
+template <class L, class T>
+typename L::V* recede(Unit<L, T>& u, const Transitions& A, const Emissions& E, Workspace& memory) {
+    using V = typename L::V;
+    V *b = memory.take<V>(u.R), *x = memory.take<V>(u.R), least = V{} + 1.0;
+    std::fill(b, b + u.R, V{} + 1.0);
+    for (int64_t t0 = 0; t0 < u.steps; t0 += tile)
+        read_emissions(u, E, t0, std::min(t0 + tile, u.steps), u.e, u.peak, u.dip[0]);
+    for (int64_t t = u.steps - 1; t >= 0; --t) least = smaller(step_back(u, A, u.e + t * u.R, x, b), least);
+    u.bad |= ~less(typename L::Scalar{} + safe, L::bottom(least));
+    return b;
+}
+
 // The way back: each(t0, t1, gamma) as soon as gamma of these steps is there, later tiles first.  Returns Σ_t xi_t as
 // K × R vectors.  e_t is overwritten by u_t on the way.
 template <class L, class T, class Each>
@@ -253,7 +289,8 @@ typename L::V* backward(Unit<L, T>& u, const Transitions& A, Workspace& memory, 
             const auto inside = u.inside(t), inside_next = u.inside(t + 1);
             Scalar scale = one;
             if (t == steps - 1) {
-                for (int64_t r = 0; r < R; ++r) b[r] = V{} + 1.0;
+                if (u.problem.pieces) u.read(u.problem.pieces->leaving, K, 1, b, 1.0);
+                else std::fill(b, b + R, V{} + 1.0);
             } else {
                 V total{};
                 for (int64_t r = 0; r < R; ++r) total += next[r] *= b[r];
@@ -291,6 +328,10 @@ typename L::V* backward(Unit<L, T>& u, const Transitions& A, Workspace& memory, 
         outer(u.message(u.a + t0 * R), u.e + (t0 + 1) * R, std::min(t1, steps - 1) - t0, K, R,
               R * int64_t(sizeof(V)) / int64_t(sizeof(Message)), pairs);
         each(t0, t1, gamma);
+    }
+    if (u.problem.pieces) {
+        step_back(u, A, u.e, gamma, b);
+        u.put(b, u.problem.pieces->back);
     }
     for (int64_t i = 0; i < K; ++i)
         for (int64_t r = 0; r < R; ++r)

@@ -51,7 +51,8 @@ struct Rows {
     int64_t K, R, steps, shortest;
     Scalar length;           // as a double: lanes compare it with t
     T* nowhere = nullptr;    // where missing lanes write
-    Message *frames = nullptr, *seen = nullptr;  // tile × D: entries x, and 1 where they were observed
+    Message *frames = nullptr, *seen = nullptr;  // tile × D: entries x, and 1 where they were observed (whitened: tile)
+    V* deviations = nullptr;  // whitened: x − μ of one row of states, twice
 
     Rows(const Problem<T>& problem, const int64_t* members, int count, Workspace& memory)
         : problem(problem), members(members), count(count), K(problem.K), R(L::rows(problem.K)) {
@@ -59,9 +60,10 @@ struct Rows {
         shortest = problem.length(members[count - 1]);  // sequences come sorted, longest first
         if (count < L::sequences) nowhere = memory.take<T>(std::max(tile, K) * K);
         for (int w = 0; w < L::sequences; ++w) number(length, w) = double(problem.length(member(w)));
-        if (problem.form == Form::quadratic) {
+        if (problem.form == Form::quadratic || problem.form == Form::whitened) {
             frames = memory.take<Message>(tile * problem.D);
             seen = memory.take<Message>(tile * problem.D);
+            deviations = memory.take<V>(2 * tile * problem.D);
         }
     }
 
@@ -76,14 +78,15 @@ struct Rows {
     const Message* message(const V* rows) const { return reinterpret_cast<const Message*>(rows); }
 
     // n rows of K numbers a sequence into n × R vectors; padding states get `fill`.
-    void read(const T* base, int64_t pitch, int64_t n, V* out, double fill) const {
+    template <class U>
+    void read(const U* base, int64_t pitch, int64_t n, V* out, double fill) const {
         if constexpr (L::sequences > 1) {
-            const T* rows[W];
+            const U* rows[W];
             for (int w = 0; w < W; ++w) rows[w] = base + member(w) * pitch;
             gather_lanes(rows, n * K, out);
         } else {
             constexpr int N = sizeof(V) / sizeof(double);
-            const T* row = base + members[0] * pitch;
+            const U* row = base + members[0] * pitch;
             double* to = reinterpret_cast<double*>(out);
             if (K == R * N)
                 for (int64_t i = 0; i < n * R; ++i) out[i] = load<N>(row + i * N);
@@ -93,6 +96,13 @@ struct Rows {
                 for (; k < R * N; ++k) to[k] = k < K ? double(row[k]) : fill;
             }
         }
+    }
+
+    // One row of a sequence's own table of K numbers.
+    void put(const V* in, double* base) const {
+        const double* from = reinterpret_cast<const double*>(in);
+        for (int w = 0; w < count; ++w)
+            for (int64_t k = 0; k < K; ++k) base[members[w] * K + k] = from[k * L::sequences + w];
     }
 
     // The way back.

@@ -41,29 +41,33 @@ void exactly(const Job<T>& job, int64_t sequence, double* totals, Workspace& mem
     }
 }
 
-// The backward pass of Verb::expect.
-template <class L, class T>
+// The backward pass of Verb::expect, with what gathers the emissions' sums.
+template <class Sums, class L, class T>
 void expect(Unit<L, T>& u, const Transitions& A, const Job<T>& job, double* totals, Workspace& memory) {
     using V = typename L::V;
-    using Scalar = typename L::Scalar;
-    const int64_t R = u.R;
-    const bool symbols = u.problem.form == Form::symbols;
     const Totals<T> to(u.problem, totals);
-    V* first = memory.take<V>(R);
-    Moments<L, T> moments(u, memory);
+    V* first = memory.take<V>(u.R);
+    Sums sums(u, memory);
     const V* pairs = backward(u, A, memory, [&](int64_t t0, int64_t t1, const V* gamma) {
-        if (t0 == 0) std::copy(gamma, gamma + R, first);
-        if (symbols) std::copy(gamma, gamma + (t1 - t0) * R, u.a + t0 * R);  // a is no longer needed
-        else moments.add(u, job.emissions, t0, t1 - t0, gamma);
+        if (t0 == 0) std::copy(gamma, gamma + u.R, first);
+        sums.add(u, job.emissions, t0, t1 - t0, gamma);
     });
-    Scalar weight{};
+    typename L::Scalar weight{};
     for (int w = 0; w < u.count; ++w)
         if (!reinterpret_cast<const int64_t*>(&u.bad)[w])
             u.number(weight, w) = double(job.expected.weights[u.members[w]]);
-    add_rows(u, first, 1, weight, to.first);
+    if (u.problem.pieces) u.put(first, u.problem.pieces->first);
+    else add_rows(u, first, 1, weight, to.first);
     add_rows(u, pairs, u.K, weight, to.pairs);
-    if (symbols) add_symbols(u, u.a, weight, to.statistics, memory);
-    else add_moments(u, moments, weight, to.statistics);
+    sums.add_to(u, weight, to.statistics);
+}
+
+template <class L, class T>
+void expect(Unit<L, T>& u, const Transitions& A, const Job<T>& job, double* totals, Workspace& memory) {
+    const Form form = u.problem.form;
+    if (form == Form::quadratic) expect<Moments<L, T>>(u, A, job, totals, memory);
+    else if (form == Form::whitened) expect<Scatters<L, T>>(u, A, job, totals, memory);
+    else expect<Counts<L, T>>(u, A, job, totals, memory);
 }
 
 template <class L, class T>
@@ -74,7 +78,9 @@ void scaled(const Job<T>& job, const int64_t* members, int count, double* totals
                               : prepare(p.log_transition(members[0], 1), p.K, job.stride, memory);
     const bool keep = job.verb != Verb::filter;
     Unit<L, T> u(p, members, count, keep, memory);
-    if (job.verb == Verb::filter && job.filtered.probs) {
+    if (job.verb == Verb::recede) {
+        u.put(recede(u, A, job.emissions, memory), p.pieces->back);
+    } else if (job.verb == Verb::filter && job.filtered.probs) {
         double* rest = memory.take<double>((tile + 2) * W);
         double* normalizer = memory.take<double>((tile + 2) * W);
         forward(u, A, job.emissions, keep, [&](int64_t t0, int64_t t1) {
@@ -83,13 +89,21 @@ void scaled(const Job<T>& job, const int64_t* members, int count, double* totals
     } else {
         forward(u, A, job.emissions, keep, [](int64_t, int64_t) {});
     }
+    if (p.pieces && p.pieces->last) u.put(u.a + (u.steps - 1) * u.R, p.pieces->last);
     T* log_z = job.filtered.log_z;
     if (job.verb == Verb::smooth) {
         const Smoothed<T>& out = job.smoothed;
         const auto* pairs = backward(u, A, memory, [&](int64_t t0, int64_t t1, const auto* gamma) {
             u.write(gamma, t1 - t0, out.gamma + t0 * p.K, p.T_ * p.K);
+            if (p.pieces && t0 == 0) u.put(gamma, p.pieces->first);
         });
-        u.write(pairs, p.K, out.xi, p.K * p.K);
+        if (p.pieces) {
+            typename L::Scalar one{};
+            for (int w = 0; w < count; ++w) u.number(one, w) = 1.0;
+            add_rows(u, pairs, p.K, one, totals);
+        } else {
+            u.write(pairs, p.K, out.xi, p.K * p.K);
+        }
         log_z = out.log_z;
     } else if (job.verb == Verb::expect) {
         expect(u, A, job, totals, memory);
@@ -98,7 +112,10 @@ void scaled(const Job<T>& job, const int64_t* members, int count, double* totals
         if (job.verb == Verb::sample && !u.bad && !sample(u, A, job.sampled, memory)) u.bad = -1;
     }
     for (int w = 0; w < count; ++w) {
-        if (reinterpret_cast<const int64_t*>(&u.bad)[w])
+        if (p.pieces) {
+            if (reinterpret_cast<const int64_t*>(&u.bad)[w]) *p.pieces->failed = true;
+            if (p.pieces->log_z) p.pieces->log_z[members[w]] = u.number(u.log_z, w);
+        } else if (reinterpret_cast<const int64_t*>(&u.bad)[w])
             exactly(job, members[w], totals, memory);
         else if (log_z)
             log_z[members[w]] = T(u.number(u.log_z, w));

@@ -50,7 +50,12 @@ void viterbi(const Job<T>& job, const int64_t* members, int count, Workspace& me
     const int64_t K = p.K, R = many ? K : (K + N - 1) / N, steps = p.length(members[0]);
 
     V *l = memory.take<V>(tile * R), *m = memory.take<V>(2 * R), *before = m + R;
-    Pointers* arrived = memory.take<Pointers>(steps * R);  // the best predecessor of every state
+    const Pieces* pieces = p.pieces;
+    Pointers* arrived;  // the best predecessor of every state
+    if (pieces && pieces->pointers)
+        arrived = reinterpret_cast<Pointers*>(pieces->pointers + members[0] * p.T_ * K);
+    else
+        arrived = memory.take<Pointers>(steps * R);
     const T *emission[L::sequences], *initial[L::sequences];
     int64_t length[L::sequences], state[L::sequences] = {};
     for (int w = 0; w < L::sequences; ++w) {
@@ -70,11 +75,14 @@ void viterbi(const Job<T>& job, const int64_t* members, int count, Workspace& me
     };
     const Rows<typename L::Layout, T> rows(p, members, count, memory);
     using Logs = typename L::Layout::V;
-    Logs* logs = p.form == Form::dense ? nullptr : memory.take<Logs>(tile * R);
+    Logs* logs = p.form == Form::dense && !pieces ? nullptr : memory.take<Logs>(tile * R);
+    const auto narrow = [logs](int64_t n, V* to) {
+        for (int64_t i = 0; i < n; ++i) to[i] = __builtin_convertvector(logs[i], V);
+    };
     const auto read_emission = [&](int64_t t, int64_t n) {
         if (p.form == Form::dense) return read(emission, t, n, l);
         read_logs(rows, job.emissions, t, n, logs);
-        for (int64_t i = 0; i < n * R; ++i) l[i] = __builtin_convertvector(logs[i], V);
+        narrow(n * R, l);
     };
     // Lanes share one table, read as it lies; one path reads its own, padded.
     V* padded = many ? nullptr : memory.take<V>(K * R);
@@ -94,7 +102,8 @@ void viterbi(const Job<T>& job, const int64_t* members, int count, Workspace& me
         std::swap(m, before);
         V top = V{} - T(INFINITY);
         if (t == 0) {
-            read(initial, 0, 1, m);
+            if (pieces) rows.read(pieces->entering, K, 1, logs, -INFINITY), narrow(R, m);
+            else read(initial, 0, 1, m);
             for (int64_t r = 0; r < R; ++r) m[r] += here[r], top = larger(m[r], top);
         } else {
             const auto* from = reinterpret_cast<const typename L::Message*>(before);
@@ -129,6 +138,8 @@ void viterbi(const Job<T>& job, const int64_t* members, int count, Workspace& me
                 if (t != length[w] - 1) continue;
                 for (int64_t k = 1; k < K; ++k)
                     if (numbers[k * N + w] > numbers[state[w] * N + w]) state[w] = k;
+                for (int64_t k = 0; pieces && k < K && w < count; ++k)
+                    pieces->last[members[w] * K + k] = double(numbers[k * N + w]);
             }
         }
         score.add(gained);
@@ -139,6 +150,14 @@ void viterbi(const Job<T>& job, const int64_t* members, int count, Workspace& me
             if (numbers[k] > numbers[state[0]]) state[0] = k;
     }
 
+    const auto total = [&](int w) {
+        const double high = reinterpret_cast<double*>(&score.high)[w];
+        return high == -INFINITY ? high : high + reinterpret_cast<double*>(&score.low)[w];
+    };
+    if (pieces) {  // whose paths depend on the pieces that follow
+        for (int w = 0; w < count && pieces->log_z; ++w) pieces->log_z[members[w]] = total(w);
+        return;
+    }
     const Pointer* pointers = reinterpret_cast<const Pointer*>(arrived);
     for (int64_t t = steps - 1; t >= 0; --t)
         for (int w = 0; w < count; ++w) {
@@ -146,9 +165,5 @@ void viterbi(const Job<T>& job, const int64_t* members, int count, Workspace& me
             out.states[members[w] * p.T_ + t] = state[w];
             if (t) state[w] = pointers[t * R * N + (many ? state[w] * N + w : state[w])];
         }
-    for (int w = 0; w < count; ++w) {
-        const double high = reinterpret_cast<double*>(&score.high)[w];
-        const double low = reinterpret_cast<double*>(&score.low)[w];
-        out.score[members[w]] = T(high == -INFINITY ? high : high + low);
-    }
+    for (int w = 0; w < count; ++w) out.score[members[w]] = T(total(w));
 }

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dbn_vae.inference import reference
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
-from dbn_vae.inference.potentials import Quadratic, Table
+from dbn_vae.inference.potentials import Fused, Potential, Table
 
 
 class Backend(Protocol):
@@ -29,7 +29,7 @@ class Backend(Protocol):
 
 
 class Fusing(Backend, Protocol):
-    def expect(self, chain: Chain[Quadratic | Table], weights: Tensor) -> Expected: ...
+    def expect(self, chain: Chain[Fused], weights: Tensor) -> Expected: ...
 
 
 available: dict[str, Backend] = {"reference": reference}
@@ -53,22 +53,26 @@ def name(chain: Chain) -> str:
 
 
 def choose(chain: Chain) -> str:
-    dtype = chain.log_initial.dtype
-    if dtype not in (torch.float32, torch.float64):
+    initial, transition, emission, _ = chain
+    dtype = initial.dtype
+    if dtype not in (torch.float32, torch.float64) or transition.dtype != dtype:
         return "reference"
-    emission = chain.log_emission
-    parts = (emission,) if isinstance(emission, Tensor) else emission
-    parameters = parts if isinstance(emission, Tensor) else parts[-1:]
-    if not all(x.is_cpu for x in (chain.log_initial, chain.log_transition, *parts)):
-        return "reference"
-    if not all(x.dtype == dtype for x in (chain.log_transition, *parameters)):
-        return "reference"
-    if isinstance(emission, Quadratic) and not emission.x.dtype == emission.mean.dtype == dtype:
+    if not (initial.is_cpu and transition.is_cpu and on_cpu(emission, dtype)):
         return "reference"
     if "cpu" not in available:
         notice()
         return "reference"
     return "cpu"
+
+
+def on_cpu(emission: Potential, dtype: torch.dtype) -> bool:
+    """Its numbers are of this type and on the CPU; symbols may be of any type."""
+    if isinstance(emission, Tensor):
+        return emission.is_cpu and emission.dtype == dtype
+    data, parameter = emission[0], emission[2]
+    if not isinstance(emission, Table) and data.dtype != dtype:
+        return False
+    return data.is_cpu and parameter.is_cpu and parameter.dtype == dtype
 
 
 @functools.cache

@@ -45,25 +45,23 @@ class Chain(NamedTuple, Generic[P]):
 
         Raises ValueError when the shapes do not fit together.
         """
-        if len(self.log_emission.shape) != 3:
-            raise ValueError(f"log_emission has shape {tuple(self.log_emission.shape)}; it must be (B, T, K)")
-        B, T, K = self.log_emission.shape
-        allowed = [(K, K), (B, K, K), (B, T - 1, K, K)]
-        if tuple(self.log_transition.shape) not in allowed:
+        initial, transition, emission, lengths = self
+        shape = emission.shape
+        if len(shape) != 3:
+            raise ValueError(f"log_emission has shape {tuple(shape)}; it must be (B, T, K)")
+        B, T, K = shape
+        if transition.shape not in ((K, K), (B, K, K), (B, T - 1, K, K)):
             raise ValueError(
-                f"log_transition has shape {tuple(self.log_transition.shape)}; "
-                f"with log_emission {(B, T, K)} it must be one of {allowed}"
+                f"log_transition has shape {tuple(transition.shape)}; with log_emission {(B, T, K)} "
+                f"it must be one of {[(K, K), (B, K, K), (B, T - 1, K, K)]}"
             )
-        if tuple(self.log_initial.shape) not in [(K,), (B, K)]:
-            raise ValueError(
-                f"log_initial has shape {tuple(self.log_initial.shape)}; it must be {(K,)} or {(B, K)}"
-            )
-        lengths = self.lengths
+        if initial.shape not in ((K,), (B, K)):
+            raise ValueError(f"log_initial has shape {tuple(initial.shape)}; it must be {(K,)} or {(B, K)}")
         if lengths is None:
-            lengths = torch.full((B,), T, device=self.log_initial.device)
+            lengths = torch.full((B,), T, device=initial.device)
         elif lengths.shape != (B,):
             raise ValueError(f"lengths has shape {tuple(lengths.shape)}; it must be {(B,)}")
-        return Chain(self.log_initial.expand(B, K), self.log_transition, self.log_emission, lengths)
+        return Chain(initial.expand(B, K), transition, emission, lengths)
 
     @property
     def varies_in_time(self) -> bool:

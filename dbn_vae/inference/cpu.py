@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dbn_vae.inference import _cpu
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
-from dbn_vae.inference.potentials import Quadratic, Table
+from dbn_vae.inference.potentials import Fused, Quadratic, Table, Whitened
 
 
 def log_partition(chain: Chain) -> Tensor:
@@ -37,18 +37,25 @@ def smooth(chain: Chain) -> Posterior:
     return Posterior(log_z, gamma, xi)
 
 
-def expect(chain: Chain[Quadratic | Table], weights: Tensor) -> Expected:
+def expect(chain: Chain[Fused], weights: Tensor) -> Expected:
     tables, _alive = prepare(chain)
     new, emission = chain.log_initial.new_empty, chain.log_emission
     B, _, K = emission.shape
     weights = weights.to(chain.log_initial.dtype).contiguous()
     log_z, first, pairs = new(B), new(K), new(K, K)
-    statistics = (
-        new(3, *emission.mean.shape) if isinstance(emission, Quadratic) else new(1, *emission.log_probs.shape)
-    )
+    D = emission.mean.shape[1] if isinstance(emission, Quadratic | Whitened) else 0
+    if isinstance(emission, Quadratic):
+        statistics = new(3, K, D)
+        parts = statistics.unbind()
+    elif isinstance(emission, Whitened):
+        statistics = new(K, 1 + D + D * D)
+        parts = statistics[:, :1], statistics[:, 1 : 1 + D], statistics[:, 1 + D :].view(K, D, D)
+    else:
+        statistics = new(emission.log_probs.shape)
+        parts = (statistics,)
     results = (weights, log_z, first, pairs, statistics)
     _cpu.expect(tables, *(x.data_ptr() for x in results))
-    return Expected(log_z, first, pairs, statistics.unbind())
+    return Expected(log_z, first, pairs, parts)
 
 
 def viterbi(chain: Chain) -> Path:
@@ -85,6 +92,8 @@ def prepare(chain: Chain) -> tuple[_cpu.Tables, list[Tensor]]:
     addresses = [part.data_ptr() for part in alive]
     if isinstance(emission, Quadratic):
         tables.quadratic(emission.x.shape[-1], *addresses)
+    elif isinstance(emission, Whitened):
+        tables.whitened(emission.x.shape[-1], *addresses)
     elif isinstance(emission, Table):
         tables.symbols(emission.log_probs.shape[-1], *addresses)
     else:

@@ -16,7 +16,7 @@ from torch import Tensor
 from dbn_vae.inference import reference
 from dbn_vae.inference.backends import Backend, available, backend, fusing, name
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
-from dbn_vae.inference.potentials import Quadratic, Table
+from dbn_vae.inference.potentials import Fused
 
 
 def log_partition(chain: Chain) -> Tensor:
@@ -39,7 +39,7 @@ def smooth(chain: Chain) -> Posterior:
     return engine.smooth(chain)
 
 
-def expect(chain: Chain[Quadratic | Table], weights: Tensor) -> Expected:
+def expect(chain: Chain[Fused], weights: Tensor) -> Expected:
     """What an M-step needs of all sequences, with their weights (B,); see Expected.
 
     The transitions must be the same in every sequence and step: (K, K).

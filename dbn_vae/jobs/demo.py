@@ -24,7 +24,7 @@ import dbn_vae
 from dbn_vae import storage
 from dbn_vae.datasets import load_goog
 from dbn_vae.estimators import VAEHMM, DeepMarkovModel, GaussianHMM
-from dbn_vae.estimators.classical import stationary_distribution
+from dbn_vae.estimators.naming import stationary_distribution
 from dbn_vae.evaluation.comparison import Peer, Row, Split, hold_out, table
 from dbn_vae.evaluation.states import effective_states
 from dbn_vae.io import load

@@ -38,4 +38,5 @@ def require(condition: Tensor, x: Tensor, family: str, remedy: str) -> None:
     """Raise ValueError naming the first value of x that breaks the condition."""
     if not bool(condition.all()):
         value = x[~condition].flatten()[0].item()
-        raise ValueError(f"X holds {value:g}, which a {family} likelihood cannot give; {remedy}")
+        negative = "Negative values in data: " if value < 0 else ""
+        raise ValueError(f"{negative}X holds {value:g}, which a {family} likelihood cannot give; {remedy}")

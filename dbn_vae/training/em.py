@@ -1,4 +1,4 @@
-"""Baum-Welch, which is EM: expected counts from the exact posterior, then the maximum in closed form.
+"""Baum-Welch, which is EM: expected counts from the exact posterior, then the maximum under them.
 
     for step in em(model, data):        # the caller's loop is the stopping rule, the bar, the checkpoint
         if step.objective - previous < tol: break
@@ -8,12 +8,14 @@ parameters the model has.  Source: Rabiner (1989); Dempster, Laird and Rubin (19
 """
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dbn_vae import inference
+from dbn_vae.emissions.base import Emission
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.training.gradient_em import add, collect, maximize
@@ -24,6 +26,7 @@ class EMStep(NamedTuple):
 
     log_likelihood: float  # Σ_b weight_b log p(x_b)
     objective: float  # the same plus the log-prior of the parameters; this never decreases
+    visits: Tensor  # (K,) expected steps in each state, weighted
 
 
 class Expectation(NamedTuple):
@@ -33,6 +36,14 @@ class Expectation(NamedTuple):
     first: Tensor  # (K,) expected first states
     pairs: Tensor  # (K, K) expected moves
     emission: tuple[Tensor, ...]
+
+    def plus(self, other: "Expectation", family: Emission) -> "Expectation":
+        return Expectation(
+            self.log_likelihood + other.log_likelihood,
+            self.first + other.first,
+            self.pairs + other.pairs,
+            add(family, [self.emission, other.emission]),
+        )
 
 
 @torch.no_grad()
@@ -46,7 +57,8 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
     while True:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
-        yield EMStep(log_likelihood, log_likelihood + float(model.log_parameter_prior()))
+        log_prior = float(model.transition.log_prior()) + float(model.emission.log_prior())
+        yield EMStep(log_likelihood, log_likelihood + log_prior, e.first + e.pairs.sum(0))
         model.transition.maximize(e.first, e.pairs)
         maximize(model.emission, e.emission)
 
@@ -74,18 +86,14 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
                 collect(model.emission, x[mask], observed[mask], weighted[mask]),
             )
         )
-    return Expectation(
-        torch.stack([p.log_likelihood for p in parts]).sum(),
-        torch.stack([p.first for p in parts]).sum(0),
-        torch.stack([p.pairs for p in parts]).sum(0),
-        add(model.emission, [p.emission for p in parts]),
-    )
+    return reduce(lambda a, b: a.plus(b, model.emission), parts)
 
 
 def require_possible(log_z: Tensor, which: Tensor) -> None:
     """Raise ValueError naming the sequences of probability 0."""
-    impossible = which[log_z == -torch.inf].tolist()
-    if impossible:
+    never = log_z == -torch.inf
+    if never.any():
+        impossible = which[never].tolist()
         raise ValueError(
             f"sequence {impossible[0]} is impossible under the model (log-likelihood −inf; "
             f"{len(impossible)} such in all): a forbidden transition, a symbol of probability 0 or a label "

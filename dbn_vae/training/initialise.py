@@ -24,17 +24,16 @@ def cluster(data: Sequences, n_components: int, generator: torch.Generator) -> T
     from sklearn.cluster import KMeans
 
     x, seen = data.x.flatten(1), data.observed.flatten(1)
-    count = seen.sum(0).clamp_min(1)
-    mean = x.sum(0) / count
-    scale = (((x - mean) * seen).square().sum(0) / count).sqrt()
+    mean, variance = data.moments
+    mean, scale = mean.flatten(), variance.flatten().sqrt()
     standard = torch.where(seen & (scale > 0), (x - mean) / scale.where(scale > 0, 1.0), 0.0)
     frames = standard.cpu().numpy()
-    if len(np.unique(frames[:10_000], axis=0)) < n_components:
+    sample = frames[(data.weights.repeat_interleave(data.lengths) > 0).cpu().numpy()]
+    if len(np.unique(sample[:10_000], axis=0)) < n_components:
         return randomly(data, n_components, generator)
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    sample = frames
-    if len(frames) > 50_000:  # centres need no more than that, and k-means must not dominate
-        sample = frames[np.random.default_rng(seed).choice(len(frames), 50_000, replace=False)]
+    if len(sample) > 50_000:  # centres need no more than that, and k-means must not dominate
+        sample = sample[np.random.default_rng(seed).choice(len(sample), 50_000, replace=False)]
     means = KMeans(n_components, n_init=1, random_state=seed).fit(sample)
     label = torch.as_tensor(means.predict(frames), dtype=torch.int64)
     own = torch.nn.functional.one_hot(label, n_components).to(data.x)

@@ -26,6 +26,8 @@ from dbn_vae.estimators import (
     PoissonHMM,
     SequenceEstimator,
     SwitchingDMM,
+    VariationalCategoricalHMM,
+    VariationalGaussianHMM,
 )
 from dbn_vae.evaluation import matched_accuracy
 from dbn_vae.sequences import Sequences
@@ -65,6 +67,14 @@ CLASSICAL: dict[str, tuple[Callable[[], Any], str]] = {
     "categorical": (lambda: CategoricalHMM(2, n_features=4, random_state=0, n_iter=5), "symbols"),
     "poisson": (lambda: PoissonHMM(2, random_state=0, n_iter=5), "counts"),
     "bernoulli": (lambda: BernoulliHMM(2, random_state=0, n_iter=5), "binary"),
+    **{
+        f"variational-{c}": (lambda c=c: VariationalGaussianHMM(2, c, random_state=0, n_iter=5), "real")
+        for c in ("diag", "spherical", "full", "tied")
+    },
+    "variational-categorical": (
+        lambda: VariationalCategoricalHMM(2, n_features=4, random_state=0, n_iter=5),
+        "symbols",
+    ),
 }
 DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     "vae": (lambda: VAE(2, random_state=0, **TINY), "real"),
@@ -89,6 +99,8 @@ FILTERS = [name for name in (*STATEFUL, "dmm-filtering") if name != "switching-d
 every = pytest.mark.parametrize("name", ALL)
 classical = pytest.mark.parametrize("name", CLASSICAL)
 deep = pytest.mark.parametrize("name", DEEP)
+# variational ones hold distributions of parameters: no counts, zeros or scores of a maximum
+maximum = pytest.mark.parametrize("name", [n for n in CLASSICAL if not n.startswith("variational")])
 stateful = pytest.mark.parametrize("name", STATEFUL)
 
 
@@ -114,7 +126,7 @@ def incomplete(name: str) -> np.ndarray:
 def answers(model: Any, X: Any, lengths: Any = None) -> dict[str, Any]:
     """Everything a model says of data, by name."""
     found = {
-        "score": model.score(X, lengths),
+        "score": model.score(X, lengths=lengths),
         "per sequence": model.evaluate(X, lengths).per_sequence.numpy(),
     }
     for verb in ("predict", "predict_proba", "transform", "reconstruct"):
@@ -321,7 +333,7 @@ def test_wrong_data_is_refused_in_words(name: str) -> None:
         if ask is None:
             continue
         with pytest.raises(
-            ValueError, match=rf"X has frames of shape \({D + 1},\); this model was fitted to \({D},\)"
+            ValueError, match=rf"X has {D + 1} features, but {type(model).__name__} is expecting {D} features"
         ):
             ask(np.hstack([X, X[:, :1]]))
         with pytest.raises(ValueError, match=f"lengths sum to {N + 1}, but X has {N} rows"):
@@ -377,6 +389,19 @@ def misspelt() -> GaussianHMM:
         (lambda: GaussianHMM(2).fit(REAL, labels=np.zeros(N - 1)), rf"labels.*\(?{N - 1}.*{N}"),
         (lambda: GaussianHMM(2).fit(REAL, LENGTHS, sample_weight=[1, 1]), "weights.*must be 5"),
         (lambda: GaussianHMM(2).fit(REAL, [N, 1]), f"lengths sum to {N + 1}, but X has {N} rows"),
+        (lambda: GaussianHMM(2, means_prior=np.zeros(4)).fit(REAL), r"means_prior has shape \(4,\).*\(2, 3\)"),
+        (lambda: GaussianHMM(2, means_prior=np.nan).fit(REAL), "means_prior=nan.*finite"),
+        (lambda: GaussianHMM(2, means_weight=-1).fit(REAL), "means_weight=-1.*not negative"),
+        (lambda: GaussianHMM(2, covars_prior=np.ones(2)).fit(REAL), r"covars_prior has shape \(2,\)"),
+        (lambda: GaussianHMM(2, "full", covars_prior=np.eye(2)).fit(REAL), r"covars_prior has shape \(2, 2\)"),
+        (lambda: GaussianHMM(2, "tied", covars_prior=-np.eye(3)).fit(REAL), "positive semi-definite"),
+        (lambda: GaussianHMM(2, startprob_prior=np.ones(3)).fit(REAL), r"startprob_prior has shape \(3,\)"),
+        (lambda: GaussianHMM(2, transmat_prior=np.eye(3)).fit(REAL), r"transmat_prior has shape \(3, 3\)"),
+        (lambda: PoissonHMM(2, lambdas_prior=np.ones(3)).fit(frames("counts")), r"lambdas_prior has shape \(3,\)"),
+        (
+            lambda: CategoricalHMM(2, emissionprob_prior=np.ones(3), n_features=4).fit(frames("symbols")),
+            r"emissionprob_prior has shape \(3,\)",
+        ),
         (lambda: GaussianHMM(0).fit(REAL), "n_components=0"),
         (lambda: GaussianHMM(2, n_init=0).fit(REAL), "n_init=0"),
         (lambda: fitted("gaussian-diag").sample(5, currstate=2), "currstate=2"),
@@ -506,7 +531,7 @@ def counts_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, pairs
 
 
-@classical
+@maximum
 def test_known_labels_turn_fitting_into_counting(name: str) -> None:
     make, kind = CLASSICAL[name]
     X, labels = frames(kind), np.random.default_rng(3).integers(0, 2, N)
@@ -545,7 +570,7 @@ def test_some_labels_name_the_states() -> None:
         assert (model.predict(X) == names[truth]).mean() > 0.98, f"names {names}"
 
 
-@classical
+@maximum
 def test_weight_2_is_a_duplicated_sequence(name: str) -> None:
     """From the same start; its own start may differ, since k-means knows no weights."""
     X = incomplete(name)
@@ -562,7 +587,7 @@ def test_weight_2_is_a_duplicated_sequence(name: str) -> None:
     assert_allclose(weighted.transmat_, doubled.transmat_, rtol=1e-8)
 
 
-@classical
+@maximum
 def test_zeros_of_the_start_stay_zeros(name: str) -> None:
     """A left-to-right chain stays one, and its zeros are not counted as parameters."""
     make, kind = CLASSICAL[name]
@@ -586,7 +611,7 @@ def test_a_prior_makes_a_chain_sticky() -> None:
     assert (sticky.transmat_.diagonal() > free.transmat_.diagonal()).all()
 
 
-@classical
+@maximum
 def test_of_several_starts_the_best_is_kept(name: str) -> None:
     make, kind = CLASSICAL[name]
     options = {"n_init": 6, "n_iter": 4, "n_components": 3} | (

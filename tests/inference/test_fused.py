@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dbn_vae import GaussianHMM, inference
-from dbn_vae.inference import Chain, Quadratic, Table, smooth, using
+from dbn_vae.inference import Chain, Quadratic, Table, Whitened, smooth, using
 from dbn_vae.inference.backends import fusing
 
 try:
@@ -22,7 +22,7 @@ except ImportError:
 f64 = torch.float64
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-5}
 dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
-families = pytest.mark.parametrize("family", ["gaussian", "table"])
+families = pytest.mark.parametrize("family", ["gaussian", "whitened", "table"])
 
 
 @pytest.fixture(params=SETS)
@@ -67,6 +67,14 @@ def make(
         mean = spread * torch.randn(K, size, generator=g, dtype=f64)
         log_scale = 0.3 * torch.randn(K, size, generator=g, dtype=f64)
         emission = Quadratic(x.to(dtype), observed, mean.to(dtype), log_scale.to(dtype))
+    elif family == "whitened":
+        observed = torch.rand(B, T, generator=g) >= missing
+        x = torch.randn(B, T, size, generator=g, dtype=f64)
+        x = torch.where((observed & ~padding)[..., None], x, 0.0)
+        mean = spread * torch.randn(K, size, generator=g, dtype=f64)
+        scale_tril = 0.4 * torch.randn(K, size, size, generator=g, dtype=f64).tril()
+        scale_tril = scale_tril + torch.eye(size, dtype=f64)
+        emission = Whitened(x.to(dtype), observed, mean.to(dtype), scale_tril.to(dtype))
     else:
         symbols = torch.randint(0, size, (B, T), generator=g)
         observed = torch.rand(B, T, generator=g) >= missing
@@ -130,16 +138,16 @@ def test_structural_zeros(compiled: str, family: str) -> None:
         assert (expected.pairs[chain.log_transition == -math.inf] == 0).all()
 
 
-def test_offset(compiled: str) -> None:
+@pytest.mark.parametrize("family", ["gaussian", "whitened"])
+def test_offset(compiled: str, family: str) -> None:
     """Data and means moved by 1e8 give what they gave: differences are taken before anything is squared."""
     for B in (1, 9):
-        chain = make("gaussian", B, 50, 4, 3, 2)
-        x, observed, mean, log_scale = chain.log_emission
-        x, mean = (x * 1024).round() / 1024, (mean * 1024).round() / 1024  # 1e8 + x is then exact
-        want = inference.expect(
-            chain._replace(log_emission=Quadratic(x, observed, mean, log_scale)), torch.ones(B)
-        )
-        moved = chain._replace(log_emission=Quadratic(x + 1e8, observed, mean + 1e8, log_scale))
+        chain = make(family, B, 50, 4, 3, 2)
+        emission = chain.log_emission
+        x, mean = ((v * 1024).round() / 1024 for v in (emission.x, emission.mean))  # 1e8 + x is then exact
+        near = chain._replace(log_emission=emission._replace(x=x, mean=mean))
+        want = inference.expect(near, torch.ones(B))
+        moved = chain._replace(log_emission=emission._replace(x=x + 1e8, mean=mean + 1e8))
         got = inference.expect(moved, torch.ones(B))
         assert torch.equal(got.log_z, want.log_z)
         for a, b in zip(got.statistics, want.statistics, strict=True):
@@ -147,11 +155,12 @@ def test_offset(compiled: str) -> None:
         agree(moved, 1e-12)
 
 
+@pytest.mark.parametrize("family", ["gaussian", "whitened"])
 @pytest.mark.parametrize("spread", [30.0, 1e3, 1e8])
-def test_far_apart_states(compiled: str, spread: float) -> None:
+def test_far_apart_states(compiled: str, spread: float, family: str) -> None:
     """Hundreds to 1e16 nats between states: the log-space path counts as the scaled one does."""
     for B in (1, 9):
-        agree(make("gaussian", B, 40, 5, 2, 3, spread=spread, missing=0.2), 1e-10)
+        agree(make(family, B, 40, 5, 2, 3, spread=spread, missing=0.2), 1e-10)
 
 
 @families
@@ -165,6 +174,12 @@ def test_log_space_counts_the_same(compiled: str, family: str) -> None:
         x[3, :40], x[3, 40:] = 30.0, -30.5
         emission = Quadratic(x, torch.ones(9, 80, 1, dtype=torch.bool), torch.tensor([[-1.0], [1.0]], dtype=f64),
                              torch.zeros(2, 1, dtype=f64))  # fmt: skip
+    elif family == "whitened":
+        x = torch.zeros(9, 80, 2, dtype=f64)
+        x[3, :40], x[3, 40:] = 30.0, -30.5
+        mean = torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=f64)
+        scale_tril = torch.tensor([[1.0, 0.0], [0.5, 1.5]], dtype=f64).expand(2, 2, 2)
+        emission = Whitened(x, torch.ones(9, 80, dtype=torch.bool), mean, scale_tril)
     else:
         symbols = torch.zeros(9, 80, dtype=torch.int64)
         symbols[3, :40], symbols[3, 40:] = 1, 2
@@ -178,7 +193,7 @@ def test_padding_holds_anything(compiled: str, family: str) -> None:
     chain = make(family, 9, 45, 4, 3, 6, missing=0.1)
     emission = chain.log_emission
     padding = torch.arange(45) >= chain.lengths[:, None]
-    if family == "gaussian":
+    if family != "table":
         odd = emission._replace(x=emission.x.masked_fill(padding[..., None], math.nan))
     else:
         odd = emission._replace(symbols=emission.symbols.masked_fill(padding, -7))

@@ -1,0 +1,92 @@
+"""What a caller handed in: columns, and a second positional argument that may be two things.
+
+Is it `lengths`, as in hmmlearn, or a target y, as in scikit-learn?
+
+    hmmlearn        fit(X, lengths)      lengths sum to the rows of X
+    scikit-learn    fit(X, y)            one y a row (or a sequence), which no model here reads
+
+It is lengths only where it can be nothing else.  What could be both is refused, never guessed.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dbn_vae.sequences import Sequences, as_numpy
+
+
+def lengths_given(X: Any, y: Any, lengths: Any) -> Any:
+    """The lengths among the arguments of fit(X, y, lengths=...), or None.
+
+    Raises ValueError where y could be lengths as well as targets.
+    """
+    if lengths is not None or y is None:
+        return lengths
+    if isinstance(X, Sequences):
+        return y  # refused where the data are read: Sequences know their lengths
+    if names_its_sequences(X):
+        fits = isinstance(X, pd.DataFrame) or np.shape(y)[:1] == (len(X),)
+        return None if fits else y  # refused where the data are read: such X knows its lengths
+    shape = X.shape if hasattr(X, "shape") else as_numpy(X).shape
+    targets = np.asarray(y)
+    rows = shape[0] if shape else 0
+    if targets.ndim == 0 or len(targets) != rows:
+        return y  # not one target each: checked as lengths where the data are read
+    sizes = whole_positive(targets)
+    if len(shape) > 2:
+        if sizes is not None and sizes.max() <= shape[1]:
+            raise ambiguous(f"lengths or targets of the {rows} sequences in X")
+        return None
+    if sizes is None or sizes.sum() != rows:
+        return None
+    if rows > 1:
+        raise ambiguous(f"{rows} sequences of one frame each or one target a row")
+    return y
+
+
+def names_its_sequences(X: Any) -> bool:
+    """A list of sequences, or a DataFrame with a MultiIndex: nobody gives lengths beside it."""
+    if isinstance(X, pd.DataFrame):
+        return bool(X.index.nlevels > 1)
+    return isinstance(X, list | tuple) and len(X) > 0 and all(np.ndim(x) >= 2 for x in X)
+
+
+def whole_positive(values: np.ndarray) -> np.ndarray | None:
+    """The values, where they are a list of positive whole numbers."""
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iuf":
+        return None
+    return values if ((values > 0) & (values % 1 == 0)).all() else None
+
+
+def ambiguous(readings: str) -> ValueError:
+    return ValueError(
+        f"the second argument could be {readings}: write lengths=... for lengths of sequences, "
+        "or leave targets out, which no model here reads (known states are labels=...)"
+    )
+
+
+def column_names(X: Any) -> np.ndarray | None:
+    """The names of a DataFrame's columns, where all are text: (D,)."""
+    if isinstance(X, pd.DataFrame) and len(X.columns) and all(isinstance(c, str) for c in X.columns):
+        return np.asarray(X.columns, dtype=object)
+    return None
+
+
+def require_columns(X: Any, names: np.ndarray | None) -> None:
+    """Raise ValueError where X names its columns otherwise, or in another order, than the data of the fit."""
+    given = column_names(X)
+    if names is not None and given is not None and given.tolist() != names.tolist():
+        raise ValueError(
+            f"X has the columns {given.tolist()}; this model was fitted to {names.tolist()}, in this order: "
+            "use X[model.feature_names_in_]"
+        )
+
+
+def require_width(data: Sequences, width: int, name: str) -> None:
+    """Raise ValueError unless the frames of data are vectors of this width."""
+    shape = tuple(data.x.shape[1:])
+    if len(shape) != 1:
+        raise ValueError(f"X has frames of shape {shape}; this model was fitted to {(width,)}")
+    if shape != (width,):
+        raise ValueError(f"X has {shape[0]} features, but {name} is expecting {width} features as input")
