@@ -247,11 +247,15 @@ class FullGaussian(DenseGaussian):
         outer = shift[:, :, None] * first[:, None, :]
         scatter = second - outer - outer.mT
         scatter = scatter + count[..., None] * shift[:, :, None] * shift[:, None, :]
-        deviation = self.prior_deviation()
-        scatter = scatter + self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
+        scatter = scatter + self.prior_pull()
         # a difference of sums is only known to the rounding of its terms
         rounding = 8 * torch.finfo(scatter.dtype).eps * self.ratio(second, count).diagonal(dim1=-2, dim2=-1)
         self.factor.copy_(cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
+
+    def prior_pull(self) -> Tensor:
+        """weight (μ − mean)(μ − mean)ᵀ: (K, D, D)."""
+        deviation = self.prior_deviation()
+        return (self.prior.weight * deviation)[:, :, None] * deviation[:, None, :]
 
     def prior_scale(self) -> Tensor:
         """The scale as matrices (K, D, D) or (1, D, D)."""
@@ -279,10 +283,9 @@ class FullGaussian(DenseGaussian):
         return torch.where(low[..., None, None], held, covariance)
 
     def log_prior(self) -> Tensor:
-        L, deviation = self.scale_tril(), self.prior_deviation()
+        L = self.scale_tril()
         log_det = 2 * L.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-        scatter = self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
-        spread = (torch.cholesky_inverse(L) * scatter).sum()
+        spread = (torch.cholesky_inverse(L) * self.prior_pull()).sum()
         scale = (torch.cholesky_inverse(L) * self.prior_scale()).sum((-2, -1))
         return -0.5 * (self.per_matrix(self.prior.dof * log_det + scale) + spread)
 
