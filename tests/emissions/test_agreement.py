@@ -352,6 +352,30 @@ def test_a_product_holds_context_of_its_blocks_apart() -> None:
     assert all(b >= a - 1e-9 for a, b in pairwise(values))
 
 
+def test_samples_of_a_product_stand_in_their_columns() -> None:
+    """Three columns, whose permutation is not its own inverse."""
+    mean = torch.tensor([[10.0, 20.0, 30.0]]).double()
+    first = e.DiagonalGaussian(mean[:, [2, 0]], torch.full((1, 2), 0.01).double())
+    second = e.DiagonalGaussian(mean[:, [1]], torch.full((1, 1), 0.01).double())
+    product = e.Product([first, second], [[2, 0], [1]])
+    x = product.sample(torch.zeros(5, dtype=torch.int64), torch.Generator().manual_seed(0))
+    close(x.detach(), mean.expand(5, 3), rtol=0, atol=0.6)
+
+
+def test_a_step_of_student_t_is_weighted_least_squares() -> None:
+    """Liu and Rubin's M-step written out: weighted by u about the new location, over the plain weights."""
+    dof, scale = 4.0, VARIANCE.sqrt()
+    t = e.StudentT(MEAN, scale, dof)
+    t.maximize(*t.statistics(torch.where(SEEN, REAL, 0.0), SEEN, WEIGHTS))
+    for k in range(K):
+        for d in range(D):
+            x, w = REAL[SEEN[:, d], d], WEIGHTS[SEEN[:, d], k]
+            u = (dof + 1) / (dof + ((x - MEAN[k, d]) / scale[k, d]).square())
+            loc = (w * u * x).sum() / (w * u).sum()
+            close(t.loc[k, d].detach(), loc, **EXACT)
+            close(t.scale()[k, d].detach().square(), (w * u * (x - loc).square()).sum() / w.sum(), **EXACT)
+
+
 def test_wrong_shapes_are_refused_in_words() -> None:
     with pytest.raises(
         ValueError, match=r"component holds 3 distributions; weights of shape \(3, 2\) need 6"
