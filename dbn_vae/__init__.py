@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbn_vae.estimators import (
+        GMMHMM,
         VAE,
         VAEHMM,
         BernoulliHMM,
         CategoricalHMM,
         DeepMarkovModel,
         GaussianHMM,
+        MultinomialHMM,
         PoissonHMM,
         SwitchingDMM,
         VariationalCategoricalHMM,
@@ -26,11 +28,13 @@ __version__ = "0.1.0"
 
 # Torch takes seconds to import; a name is fetched when it is first asked for.
 _HOMES = {
+    "GMMHMM": "estimators",
     "BernoulliHMM": "estimators",
     "CategoricalHMM": "estimators",
     "DeepMarkovModel": "estimators",
     "GaussianHMM": "estimators",
     "HMM": "models.hmm",
+    "MultinomialHMM": "estimators",
     "PoissonHMM": "estimators",
     "Sequences": "sequences",
     "SwitchingDMM": "estimators",
@@ -45,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "GMMHMM",
     "HMM",
     "VAE",
     "VAEHMM",
@@ -52,6 +57,7 @@ __all__ = [
     "CategoricalHMM",
     "DeepMarkovModel",
     "GaussianHMM",
+    "MultinomialHMM",
     "PoissonHMM",
     "Sequences",
     "SwitchingDMM",

@@ -1,6 +1,7 @@
 """p(x_t | s_t = k): a family of K distributions over a frame."""
 
 from abc import ABC, abstractmethod
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,33 +12,52 @@ from dbn_vae.inference.potentials import Potential
 
 
 class Emission(nn.Module, ABC):
-    """K distributions over frames of D entries.  One method, log_prob, suffices for every inference verb."""
+    """K distributions over frames of D entries.  One method, log_prob, suffices to infer and to learn."""
 
     n_components: int
     n_features: int
-    frozen: frozenset[str] = frozenset()  # names of parameters that maximize leaves alone
+    n_context: int = 0  # columns that with_context appends to a frame
+    frozen: frozenset[str] = frozenset()  # names of parameters that no M-step moves
 
     @abstractmethod
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        """log p(x_t | s_t = k) with unobserved entries integrated out: (..., D) to (..., K), in nats."""
+        """log p(x_t | s_t = k) with unobserved entries integrated out: (..., D + n_context) to (..., K), in nats."""
+
+    def with_context(self, x: Tensor, observed: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the other methods call x and observed: whole sequences (B, T, D), with whatever a family conditions on,
+        inputs (B, T, U) or earlier frames, as further columns: (B, T, D + n_context)."""
+        return x, observed
 
     def potential(self, x: Tensor, observed: Tensor) -> Potential:
         """log_prob(x, observed), or a functional form of it that an engine may compute as it goes."""
         return self.log_prob(x, observed)
 
-    @abstractmethod
     def distribution(self) -> Distribution:
         """The K distributions of a complete frame: batch shape (K,) or (K, D)."""
+        raise NotImplementedError(
+            f"{type(self).__name__} names no torch Distribution; to draw from it, define distribution or sample"
+        )
 
-    @abstractmethod
+    def free_parameters(self) -> list[nn.Parameter]:
+        """What a gradient M-step moves."""
+        named = self.named_parameters()
+        return [p for name, p in named if p.requires_grad and name.split(".")[0] not in self.frozen]
+
     def n_free(self) -> int:
         """Number of free parameters, frozen ones left out."""
+        return sum(p.numel() for p in self.free_parameters())
+
+    def log_prior(self) -> Tensor:
+        """The log-prior of the parameters, up to a constant: (); 0 for maximum likelihood."""
+        return torch.zeros(())
 
     def check(self, x: Tensor, observed: Tensor) -> None:
         """Raise ValueError where observed entries lie outside the support; every real number is in it."""
 
-    def sample(self, states: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One frame for each state: states (...), returns (..., D)."""
+    def sample(
+        self, states: Tensor, generator: torch.Generator | None = None, inputs: Tensor | None = None
+    ) -> Tensor:
+        """One frame for each state: states (..., T) and inputs (..., T, U), returns (..., T, D)."""
         flat = states.flatten()
         distribution = self.distribution()
         every = distribution.expand(flat.shape + distribution.batch_shape)
@@ -50,12 +70,14 @@ class ClosedForm(ABC):
 
     @abstractmethod
     def statistics(self, x: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """Sums over frames x (n, D) with weights (n, K); they add over batches and processes."""
+        """Sums over frames x (n, D + n_context) with weights (n, K); they add over batches and processes."""
 
     @abstractmethod
     def maximize(self, *statistics: Tensor) -> None:
-        """Set the parameters to the maximum of Σ weights · log_prob + log_prior."""
+        """Set the parameters to the maximum of Σ weights · log_prob + log_prior, or where that has no closed form to
+        values that raise it."""
 
-    @abstractmethod
-    def log_prior(self) -> Tensor:
-        """The log-prior of the parameters, up to a constant: (); 0 for maximum likelihood."""
+
+def closed_form(emission: Emission) -> TypeGuard[ClosedForm]:
+    """Whether a family, and every family it is made of, has a closed-form M-step."""
+    return all(isinstance(m, ClosedForm) for m in emission.modules() if isinstance(m, Emission))

@@ -158,29 +158,16 @@ class SphericalGaussian(DiagonalGaussian):
         return floor.amax()  # Σ ⪰ diag(floor): the one variance must clear every entry
 
 
-class FullGaussian(Gaussian):
-    """Σ_k a matrix a state, kept as its Cholesky factor."""
+class DenseGaussian(Gaussian):
+    """Σ_k any matrix: unobserved entries depend on the observed ones."""
 
-    def __init__(
-        self,
-        mean: Tensor,
-        covariance: Tensor,
-        prior: GaussianPrior = GaussianPrior(),
-        floor: Tensor | None = None,
-    ) -> None:
-        super().__init__(mean, prior, floor)
-        self.factor = nn.Parameter(cholesky(covariance))
-
+    @abstractmethod
     def scale_tril(self) -> Tensor:
-        """(K, D, D) lower triangular."""
-        K, D = self.mean.shape
-        # without gradients it is triangular as it stands, and tril would wake every thread
-        factor = self.factor.tril() if torch.is_grad_enabled() else self.factor
-        return factor.expand(K, D, D)
+        """The Cholesky factor of Σ_k: (K, D, D) lower triangular."""
 
-    def covariance(self) -> Tensor:
-        L = self.scale_tril()
-        return L @ L.mT
+    def deviation(self, frames: Tensor) -> Tensor:
+        """x − E[x | s = k] of frames (n, D + n_context): (K, n, D)."""
+        return frames - self.mean[:, None]
 
     def distribution(self) -> Distribution:
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril(), validate_args=False)
@@ -193,12 +180,12 @@ class FullGaussian(Gaussian):
         return Whitened(x, whole, self.mean, self.scale_tril())
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, x.shape[-1])
+        frames, seen = x.reshape(-1, x.shape[-1]), observed.reshape(-1, observed.shape[-1])
         covariance = self.covariance()
         out = frames.new_zeros(len(frames), self.n_components)
         for rows, o in patterns(seen):
             L = self.scale_tril() if o.all() else torch.linalg.cholesky(covariance[:, o][:, :, o])
-            deviation = (frames[rows][:, o] - self.mean[:, None, o]).mT  # (K, D_o, n)
+            deviation = self.deviation(frames[rows])[..., o].mT  # (K, D_o, n)
             whitened = torch.linalg.solve_triangular(L, deviation, upper=False)
             log_det = L.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
             constant = 0.5 * int(o.sum()) * math.log(2 * math.pi)
@@ -227,6 +214,28 @@ class FullGaussian(Gaussian):
                 second[k] += (w[:, None] * deviation).T @ deviation
         return weights[observed.any(1)].sum(0)[:, None], first, second
 
+
+class FullGaussian(DenseGaussian):
+    """Σ_k a matrix a state, kept as its Cholesky factor."""
+
+    def __init__(
+        self,
+        mean: Tensor,
+        covariance: Tensor,
+        prior: GaussianPrior = GaussianPrior(),
+        floor: Tensor | None = None,
+    ) -> None:
+        super().__init__(mean, prior, floor)
+        self.factor = nn.Parameter(cholesky(covariance))
+
+    def scale_tril(self) -> Tensor:
+        K, D = self.mean.shape
+        return triangle(self.factor).expand(K, D, D)
+
+    def covariance(self) -> Tensor:
+        L = self.scale_tril()
+        return L @ L.mT
+
     @torch.no_grad()
     def maximize(self, *statistics: Tensor) -> None:
         count, first, second = statistics
@@ -238,11 +247,15 @@ class FullGaussian(Gaussian):
         outer = shift[:, :, None] * first[:, None, :]
         scatter = second - outer - outer.mT
         scatter = scatter + count[..., None] * shift[:, :, None] * shift[:, None, :]
-        deviation = self.prior_deviation()
-        scatter = scatter + self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
+        scatter = scatter + self.prior_pull()
         # a difference of sums is only known to the rounding of its terms
         rounding = 8 * torch.finfo(scatter.dtype).eps * self.ratio(second, count).diagonal(dim1=-2, dim2=-1)
         self.factor.copy_(cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
+
+    def prior_pull(self) -> Tensor:
+        """weight (μ − mean)(μ − mean)ᵀ: (K, D, D)."""
+        deviation = self.prior_deviation()
+        return (self.prior.weight * deviation)[:, :, None] * deviation[:, None, :]
 
     def prior_scale(self) -> Tensor:
         """The scale as matrices (K, D, D) or (1, D, D)."""
@@ -270,10 +283,9 @@ class FullGaussian(Gaussian):
         return torch.where(low[..., None, None], held, covariance)
 
     def log_prior(self) -> Tensor:
-        L, deviation = self.scale_tril(), self.prior_deviation()
+        L = self.scale_tril()
         log_det = 2 * L.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-        scatter = self.prior.weight * deviation[:, :, None] * deviation[:, None, :]
-        spread = (torch.cholesky_inverse(L) * scatter).sum()
+        spread = (torch.cholesky_inverse(L) * self.prior_pull()).sum()
         scale = (torch.cholesky_inverse(L) * self.prior_scale()).sum((-2, -1))
         return -0.5 * (self.per_matrix(self.prior.dof * log_det + scale) + spread)
 
@@ -289,14 +301,32 @@ class FullGaussian(Gaussian):
 
 
 class TiedGaussian(FullGaussian):
-    """One Σ for all states."""
+    """One Σ for all states, or given G matrices (G, D, D), one for each G-th part of the states in their order."""
+
+    @property
+    def n_sharing(self) -> int:
+        """States that share a matrix."""
+        return self.n_components * self.n_features**2 // self.factor.numel()
+
+    def scale_tril(self) -> Tensor:
+        L, size = triangle(self.factor), self.n_sharing
+        return L.expand(size, *L.shape) if L.dim() == 2 else L.repeat_interleave(size, 0)
 
     def ratio(self, scatter: Tensor, count: Tensor) -> Tensor:
-        weight = count.sum() + self.prior.dof
-        return (scatter.sum(0) + self.prior_scale()[0]) / weight
+        size = self.n_sharing
+        weight = count.unflatten(0, (-1, size)).sum(1)[..., None] + self.prior.dof
+        total = scatter.unflatten(0, (-1, size)).sum(1)
+        scale = self.prior_scale().expand_as(scatter)[::size]
+        old = self.covariance()[::size]
+        return torch.where(weight > 0, (total + scale) / weight, old).view_as(self.factor)
 
     def per_matrix(self, values: Tensor) -> Tensor:
-        return values[0]
+        return values[:: self.n_sharing].sum()
+
+
+def triangle(factor: Tensor) -> Tensor:
+    """The lower triangle; without gradients a factor is one as it stands, and tril would wake every thread."""
+    return factor.tril() if torch.is_grad_enabled() else factor
 
 
 def patterns(observed: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -305,6 +335,8 @@ def patterns(observed: Tensor) -> list[tuple[Tensor, Tensor]]:
     Complete and empty rows, which padding makes the commonest, are told apart without sorting.
     """
     complete = observed.all(1)
+    if len(observed) == 0:
+        return []
     if bool(complete.all()):
         return [(torch.arange(len(observed), device=observed.device), observed[0])]
     partial = (observed.any(1) & ~complete).nonzero().flatten()

@@ -5,6 +5,8 @@ from dbn_vae.estimators.bernoulli_hmm import BernoulliHMM
 from dbn_vae.estimators.categorical_hmm import CategoricalHMM
 from dbn_vae.estimators.dmm import DeepMarkovModel
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
+from dbn_vae.estimators.gmm_hmm import GMMHMM
+from dbn_vae.estimators.multinomial_hmm import MultinomialHMM
 from dbn_vae.estimators.poisson_hmm import PoissonHMM
 from dbn_vae.estimators.switching_dmm import SwitchingDMM
 from dbn_vae.estimators.vae import VAE
@@ -13,12 +15,14 @@ from dbn_vae.estimators.variational_categorical_hmm import VariationalCategorica
 from dbn_vae.estimators.variational_gaussian_hmm import VariationalGaussianHMM
 
 __all__ = [
+    "GMMHMM",
     "VAE",
     "VAEHMM",
     "BernoulliHMM",
     "CategoricalHMM",
     "DeepMarkovModel",
     "GaussianHMM",
+    "MultinomialHMM",
     "PoissonHMM",
     "SequenceEstimator",
     "SwitchingDMM",

@@ -10,6 +10,8 @@ import numpy as np
 from dbn_vae.estimators.categorical_hmm import CategoricalHMM
 from dbn_vae.estimators.classical import ClassicalHMM
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
+from dbn_vae.estimators.gmm_hmm import GMMHMM
+from dbn_vae.estimators.multinomial_hmm import MultinomialHMM
 from dbn_vae.estimators.poisson_hmm import PoissonHMM
 from dbn_vae.estimators.variational_categorical_hmm import VariationalCategoricalHMM
 from dbn_vae.estimators.variational_gaussian_hmm import VariationalGaussianHMM
@@ -17,7 +19,9 @@ from dbn_vae.estimators.variational_gaussian_hmm import VariationalGaussianHMM
 # Classes that share hmmlearn's name, arguments and attributes; a family that gets there is added here.
 SHARED: tuple[type[ClassicalHMM], ...] = (
     CategoricalHMM,
+    GMMHMM,
     GaussianHMM,
+    MultinomialHMM,
     PoissonHMM,
     VariationalCategoricalHMM,
     VariationalGaussianHMM,
@@ -82,7 +86,16 @@ def shared_arguments(source: Any, target: Any) -> dict[str, Any]:
 
 def fitted(model: Any) -> dict[str, np.ndarray]:
     """The model's numbers by attribute, in compact shapes."""
-    names = {"startprob_", "transmat_", "means_", "_covars_", "emissionprob_", "lambdas_"}
+    names = {
+        "startprob_",
+        "transmat_",
+        "weights_",
+        "means_",
+        "covars_",
+        "_covars_",
+        "emissionprob_",
+        "lambdas_",
+    }
     found = {
         name: np.array(value, dtype=np.float64)
         for name, value in vars(model).items()

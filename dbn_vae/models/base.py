@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dbn_vae import inference
 from dbn_vae.aevb import AEVB, ElboTerms
-from dbn_vae.emissions.base import ClosedForm
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
@@ -28,7 +27,7 @@ class Model(nn.Module, ABC):
 
     def log_parameter_prior(self) -> Tensor:
         """The log-prior of every part that has one, up to a constant: ()."""
-        parts = [m.log_prior() for m in self.modules() if isinstance(m, Transition | ClosedForm)]
+        parts = [m.log_prior() for m in self.modules() if isinstance(m, Transition)]
         return torch.stack(parts).sum() if parts else torch.zeros(())
 
 

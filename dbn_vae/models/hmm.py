@@ -32,22 +32,31 @@ class HMM(StateModel):
         self.n_components = transition.n_components
         self.transition, self.emission = transition, emission
 
+    def frames(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """x and observed as the emission reads them: (B, T, D + n_context)."""
+        return self.emission.with_context(batch.x, batch.observed, batch.inputs)
+
     def chain(self, batch: Batch) -> Chain:
         if torch.is_grad_enabled() or batch.labels is not None:
-            potential: Potential = self.emission.log_prob(batch.x, batch.observed)
+            potential: Potential = self.emission.log_prob(*self.frames(batch))
         else:
-            potential = self.emission.potential(batch.x, batch.observed)
+            potential = self.emission.potential(*self.frames(batch))
         return state_chain(self.transition, potential, batch)
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         """The exact log-likelihood; β and the generator have nothing to act on."""
         return inference.log_partition(self.chain(batch))
 
+    def log_parameter_prior(self) -> Tensor:
+        return self.transition.log_prior() + self.emission.log_prior()
+
     @torch.no_grad()
-    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor]:
-        """x (T, D) and states (T,) of a new sequence."""
+    def sample(
+        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (T, D) and states (T,) of a new sequence, under inputs (T, U) where the emission reads them."""
         states = sample_states(self.transition, n_steps, generator)
-        return self.emission.sample(states, generator), states
+        return self.emission.sample(states, generator, inputs), states
 
 
 def state_chain(transition: Transition, potential: Potential, batch: Batch) -> Chain:

@@ -1,4 +1,4 @@
-"""Baum-Welch, which is EM: expected counts from the exact posterior, then the maximum in closed form.
+"""Baum-Welch, which is EM: expected counts from the exact posterior, then the maximum under them.
 
     for step in em(model, data):        # the caller's loop is the stopping rule, the bar, the checkpoint
         if step.objective - previous < tol: break
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from dbn_vae import inference
-from dbn_vae.emissions.base import ClosedForm
+from dbn_vae.emissions.base import Emission
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.training.gradient_em import add, collect, maximize
 
 
 class EMStep(NamedTuple):
@@ -36,26 +37,22 @@ class Expectation(NamedTuple):
     pairs: Tensor  # (K, K) expected moves
     emission: tuple[Tensor, ...]
 
-    def plus(self, other: "Expectation") -> "Expectation":
-        emission = tuple(a + b for a, b in zip(self.emission, other.emission, strict=True))
+    def plus(self, other: "Expectation", family: Emission) -> "Expectation":
         return Expectation(
             self.log_likelihood + other.log_likelihood,
             self.first + other.first,
             self.pairs + other.pairs,
-            emission,
+            add(family, [self.emission, other.emission]),
         )
 
 
 @torch.no_grad()
 def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
-    """Improve an HMM with a closed-form emission for as long as the caller asks.
+    """Improve an HMM for as long as the caller asks; see gradient_em for emissions without a closed-form M-step.
 
     Raises:
-        TypeError: the emission has no closed-form M-step; ascend it by gradient instead.
         ValueError: a sequence is impossible under the model.
     """
-    if not isinstance(model.emission, ClosedForm):
-        raise TypeError(f"{type(model.emission).__name__} has no closed-form M-step; use ascend")
     batches = list(data.batches())
     while True:
         e = expect(model, batches)
@@ -63,12 +60,11 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
         log_prior = float(model.transition.log_prior()) + float(model.emission.log_prior())
         yield EMStep(log_likelihood, log_likelihood + log_prior, e.first + e.pairs.sum(0))
         model.transition.maximize(e.first, e.pairs)
-        model.emission.maximize(*e.emission)
+        maximize(model.emission, e.emission)
 
 
 def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
     """The E-step over all sequences."""
-    assert isinstance(model.emission, ClosedForm)
     parts = []
     for batch in batches:
         weight, chain = batch.weights, model.chain(batch)
@@ -81,15 +77,16 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
         require_possible(posterior.log_z, batch.which)
         weighted = posterior.gamma * weight[:, None, None]
         mask = batch.mask
+        x, observed = model.frames(batch)
         parts.append(
             Expectation(
                 weight @ posterior.log_z,
                 weighted[:, 0].sum(0),
                 torch.einsum("b,bij->ij", weight, posterior.xi),
-                model.emission.statistics(batch.x[mask], batch.observed[mask], weighted[mask]),
+                collect(model.emission, x[mask], observed[mask], weighted[mask]),
             )
         )
-    return reduce(Expectation.plus, parts)
+    return reduce(lambda a, b: a.plus(b, model.emission), parts)
 
 
 def require_possible(log_z: Tensor, which: Tensor) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbn_vae.emissions.base import ClosedForm
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.vae_hmm import HMMPrior
 from dbn_vae.sequences import Sequences
+from dbn_vae.training.gradient_em import collect, maximize
 from dbn_vae.transitions.stationary import Stationary
 
 
@@ -68,10 +68,9 @@ def start(model: HMM, data: Sequences, responsibilities: Tensor, stay: float | N
     impossible but what the model itself forbids.  Where one frame says little of its state the counts are
     those of noise; `stay` sets the probability of staying instead, and lets EM look for states that last.
     """
-    assert isinstance(model.emission, ClosedForm)
     K = model.n_components
     weighted = responsibilities * data.weights.repeat_interleave(data.lengths)[:, None]
-    model.emission.maximize(*model.emission.statistics(data.x, data.observed, weighted))
+    maximize(model.emission, collect(model.emission, *frames(model, data), weighted))
     first = torch.zeros(data.n_frames, dtype=torch.bool)
     first[data.starts] = True
     pairs = responsibilities[:-1].T @ (weighted[1:] * ~first[1:, None])
@@ -79,6 +78,18 @@ def start(model: HMM, data: Sequences, responsibilities: Tensor, stay: float | N
         identity = torch.eye(K).to(pairs)
         pairs = data.n_frames * (stay * identity + (1 - stay) / (K - 1) * (1 - identity))
     model.transition.maximize(weighted[first].sum(0) + 1 / K, pairs + 1 / K)
+
+
+def frames(model: HMM, data: Sequences) -> tuple[Tensor, Tensor]:
+    """x and observed of all frames in their order, as the emission reads them: (N, D + n_context)."""
+    if model.emission.n_context == 0:
+        return data.x, data.observed
+    width = model.emission.n_features + model.emission.n_context
+    x, observed = data.x.new_zeros(data.n_frames, width), data.observed.new_zeros(data.n_frames, width)
+    for batch in data.batches():
+        for values, out in zip(model.frames(batch), (x, observed), strict=True):
+            data.unbatch(batch, values, out)
+    return x, observed
 
 
 @torch.no_grad()

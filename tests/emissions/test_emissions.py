@@ -1,6 +1,8 @@
 """Every family of p(x_t | s_t = k) by one table: its density, what missing entries do, and its M-step."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -10,15 +12,28 @@ from scipy import stats
 from torch import Tensor
 
 from dbn_vae.emissions import (
+    Autoregressive,
     Bernoulli,
     Categorical,
     DiagonalGaussian,
     Emission,
+    Exponential,
     FullGaussian,
+    Gamma,
     GaussianPrior,
+    LinearRegression,
+    LogNormal,
+    LowRankGaussian,
+    Mixture,
+    Multinomial,
+    NegativeBinomial,
     Poisson,
+    Product,
     SphericalGaussian,
+    StudentT,
     TiedGaussian,
+    VonMises,
+    ZeroInflated,
 )
 
 K, D, N = 3, 2, 40
@@ -37,6 +52,18 @@ COVARIANCE = _FACTOR @ _FACTOR.mT + 0.4 * torch.eye(D, dtype=torch.float64)
 PROBS = numbers(K, D, seed=4).sigmoid()
 TABLE = numbers(K, 4, seed=5).softmax(-1)
 RATES = numbers(K, D, seed=6).exp() * 2
+POSITIVE = 0.7 + numbers(K, D, seed=15).square()
+M = 2  # components of a mixture
+MIXING = numbers(K, M, seed=16).softmax(-1)
+MEANS = 2 * numbers(K * M, D, seed=17)
+VARIANCES = 0.3 + numbers(K * M, D, seed=18).square()
+_FACTORS = numbers(K * M, D, D, seed=19)
+COVARIANCES = _FACTORS @ _FACTORS.mT + 0.4 * torch.eye(D, dtype=torch.float64)
+LOADING = numbers(K, D, 1, seed=22)
+LOW_RANK = LOADING @ LOADING.mT + torch.diag_embed(VARIANCE)
+SLOPE = numbers(K, D, 2, seed=23)
+COEFFICIENTS = 0.3 * numbers(K, 1, D, D, seed=24)
+SHARES = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]], dtype=torch.float64)
 
 
 def gaussian_oracle(covariance: Tensor) -> Callable:
@@ -49,6 +76,58 @@ def gaussian_oracle(covariance: Tensor) -> Callable:
     return log_prob
 
 
+def mixed(covariances: Tensor) -> Callable:
+    def log_prob(x, k, seen):
+        terms = [
+            MIXING[k, m].log().item()
+            + stats.multivariate_normal(
+                MEANS[k * M + m].numpy()[seen], covariances[k * M + m].numpy()[np.ix_(seen, seen)]
+            ).logpdf(x[seen])
+            for m in range(M)
+        ]
+        return np.logaddexp.reduce(terms)
+
+    return lambda x, k, seen: log_prob(x, k, seen) if seen.any() else 0.0
+
+
+def regressed(x, k, seen):
+    """Columns 2 and 3 are inputs, always known."""
+    seen = seen[:D]
+    mean = (MEAN[k] + SLOPE[k] @ torch.as_tensor(x[D:])).numpy()[seen]
+    if not seen.any():
+        return 0.0
+    return stats.multivariate_normal(mean, COVARIANCE[k].numpy()[np.ix_(seen, seen)]).logpdf(x[:D][seen])
+
+
+def lagged(x, k, seen):
+    """Columns 2 and 3 are the frame before."""
+    if not seen[D:].all() or not seen[:D].any():
+        return 0.0
+    mean = (MEAN[k] + COEFFICIENTS[k, 0] @ torch.as_tensor(x[D:])).numpy()[seen[:D]]
+    return stats.multivariate_normal(mean, COVARIANCE[k].numpy()[np.ix_(seen[:D], seen[:D])]).logpdf(
+        x[:D][seen[:D]]
+    )
+
+
+def drawn_among(x, k, seen):
+    """Three symbols, four trials; what nobody saw is a fourth symbol with the rest."""
+    if not seen.any():
+        return 0.0
+    p = np.append(SHARES[k].numpy()[seen], SHARES[k].numpy()[~seen].sum())
+    counts = np.append(x[seen], 4 - x[seen].sum()).astype(int)
+    return float(stats.multinomial.logpmf(counts, 4, p))
+
+
+def negative_binomial(v, k, d):
+    r = POSITIVE[k, d].item()
+    return stats.nbinom(r, r / (r + RATES[k, d].item())).logpmf(v)
+
+
+def inflated(v, k, d):
+    log_p = np.log1p(-PROBS[k, d].item()) + stats.poisson(RATES[k, d].item()).logpmf(v)
+    return np.logaddexp(log_p, PROBS[k, d].log().item()) if v == 0 else log_p
+
+
 def entrywise(log_pmf: Callable) -> Callable:
     return lambda x, k, seen: sum(log_pmf(x[d], k, d) for d in np.flatnonzero(seen))
 
@@ -58,10 +137,14 @@ class Family(NamedTuple):
     oracle: Callable  # (x, k, seen) to log p of the entries seen, by scipy
     x: Tensor  # (N, D) frames in the support
     values: Tensor  # every value of an entry, or a fine grid of them
-    width: float  # what a value of that grid stands for
+    width: float | Tensor  # what a value of that grid stands for
     n_free: int
     priors: tuple[dict, ...] = ({},)
-    frozen: tuple[str, ...] = ()
+    frozen: Mapping[str, tuple[str, int]] = MappingProxyType(
+        {}
+    )  # part: its parameters, and how many of n_free they are
+    exact: bool = True  # the M-step on complete frames is the maximum; otherwise a step of EM towards it
+    context: int = 0  # columns that the density is conditional on
 
 
 GAUSSIAN_PRIORS = (
@@ -70,15 +153,26 @@ GAUSSIAN_PRIORS = (
     {"prior": GaussianPrior(mean=torch.tensor([1.0, -1.0]).double(), weight=0.5)},
     {"prior": GaussianPrior(scale=torch.tensor([0.1, 0.4]).double(), dof=1.0)},
 )
+NO_PRIOR, PROPER = (
+    GaussianPrior(),
+    GAUSSIAN_PRIORS[1]["prior"],
+)  # a mixture without one collapses on single frames
 REALS = torch.linspace(-25, 25, 5001, dtype=torch.float64)
+FRAMES = 1.5 * numbers(N, D, seed=7)
+# double exponential quadrature (Takahasi and Mori 1974): of all numbers, and of the positive ones
+_H = torch.linspace(-4.4, 4.4, 2001, dtype=torch.float64)
+_S, _W = torch.pi / 2 * _H.sinh(), 0.0044 * torch.pi / 2 * _H.cosh()
+TAILS, TAIL_WIDTHS = _S.sinh(), _W * _S.cosh()
+POSITIVES, POSITIVE_WIDTHS = _S.exp(), _W * _S.exp()
+CIRCLE = -torch.pi + torch.arange(400, dtype=torch.float64) * torch.pi / 200
+HEAVY = FRAMES * (1 + 0.6 * FRAMES.square())
+WAITS = 0.1 + FRAMES.square()
 
 
 def gaussian(make: Callable[..., Emission], covariance: Tensor, n_free: int) -> Family:
-    x = 1.5 * numbers(N, D, seed=7)
+    frozen = {"mean": ("mean", K * D), "covariance": ("log_scale factor", n_free - K * D)}
     oracle = gaussian_oracle(covariance)
-    return Family(
-        make, oracle, x, REALS, 0.01, n_free, GAUSSIAN_PRIORS, ("mean", "covariance")
-    )  # fmt: skip
+    return Family(make, oracle, FRAMES, REALS, 0.01, n_free, GAUSSIAN_PRIORS, frozen)
 
 
 def counts(p: Tensor, seed: int) -> Tensor:
@@ -115,7 +209,7 @@ FAMILIES = {
         1.0,
         K * 3,
         ({}, {"concentration": 2.5}, {"concentration": 1 + torch.arange(4).double()}),
-        ("probs",),
+        {"probs": ("logits", K * 3)},
     ),
     "poisson": Family(
         lambda **options: Poisson(RATES, **options),
@@ -125,7 +219,7 @@ FAMILIES = {
         1.0,
         K * D,
         ({}, {"shape": 2.0, "rate": 0.5}),
-        ("rates",),
+        {"rates": ("log_rates", K * D)},
     ),
     "bernoulli": Family(
         lambda **options: Bernoulli(PROBS, **options),
@@ -135,25 +229,202 @@ FAMILIES = {
         1.0,
         K * D,
         ({}, {"ones": 2.0, "zeros": 3.5}),
-        ("probs",),
+        {"probs": ("logits", K * D)},
+    ),
+    "multinomial": Family(
+        lambda **options: Multinomial(SHARES, 4, **options),
+        drawn_among,
+        torch.nn.functional.one_hot(torch.randint(3, (N, 4), generator=torch.Generator().manual_seed(25)), 3)
+        .sum(1)
+        .double(),
+        torch.arange(5).double(),
+        1.0,
+        K * 2,
+        ({}, {"concentration": 2.5}),
+        {"probs": ("logits", K * 2)},
+    ),
+    "exponential": Family(
+        lambda **options: Exponential(POSITIVE, **options),
+        entrywise(lambda v, k, d: stats.expon(scale=1 / POSITIVE[k, d].item()).logpdf(v)),
+        WAITS,
+        POSITIVES,
+        POSITIVE_WIDTHS,
+        K * D,
+        ({}, {"shape": 2.0, "rate": 0.5}),
+        {"rates": ("log_rates", K * D)},
+    ),
+    "gamma": Family(
+        lambda: Gamma(POSITIVE, RATES),
+        entrywise(lambda v, k, d: stats.gamma(POSITIVE[k, d].item(), scale=1 / RATES[k, d].item()).logpdf(v)),
+        WAITS,
+        POSITIVES,
+        POSITIVE_WIDTHS,
+        2 * K * D,
+        frozen={"shape": ("log_shape", K * D), "rate": ("log_rate", K * D)},
+    ),
+    "log-normal": Family(
+        lambda **options: LogNormal(DiagonalGaussian(MEAN, VARIANCE, **options)),
+        entrywise(
+            lambda v, k, d: stats.lognorm(VARIANCE[k, d].sqrt().item(), scale=MEAN[k, d].exp().item()).logpdf(
+                v
+            )
+        ),
+        WAITS,
+        POSITIVES,
+        POSITIVE_WIDTHS,
+        2 * K * D,
+        GAUSSIAN_PRIORS[:2],
+    ),
+    "von-mises": Family(
+        lambda: VonMises(MEAN, POSITIVE),
+        entrywise(lambda v, k, d: stats.vonmises(POSITIVE[k, d].item(), loc=MEAN[k, d].item()).logpdf(v)),
+        FRAMES.atan() * 2,
+        CIRCLE,
+        torch.pi / 200,
+        2 * K * D,
+        frozen={"loc": ("loc", K * D), "concentration": ("log_concentration", K * D)},
+    ),
+    "student-t": Family(
+        lambda: StudentT(MEAN, POSITIVE, 2 + RATES),
+        entrywise(
+            lambda v, k, d: stats.t(2 + RATES[k, d].item(), MEAN[k, d].item(), POSITIVE[k, d].item()).logpdf(
+                v
+            )
+        ),
+        HEAVY,
+        TAILS,
+        TAIL_WIDTHS,
+        3 * K * D,
+        frozen={"loc": ("loc", K * D), "scale": ("log_scale", K * D), "dof": ("log_dof", K * D)},
+        exact=False,
+    ),
+    "negative-binomial": Family(
+        lambda: NegativeBinomial(RATES, POSITIVE),
+        entrywise(negative_binomial),
+        (FRAMES.square() * 3).round(),
+        torch.arange(800).double(),
+        1.0,
+        2 * K * D,
+        frozen={"mean": ("log_mean", K * D), "size": ("log_size", K * D)},
+        exact=False,
+    ),
+    "zero-inflated": Family(
+        lambda **options: ZeroInflated(Poisson(RATES, **options), PROBS),
+        entrywise(inflated),
+        counts(torch.full((N, D), 3.0, dtype=torch.float64), seed=9) * (FRAMES > -1),
+        torch.arange(120).double(),
+        1.0,
+        2 * K * D,
+        ({}, {"shape": 2.0, "rate": 0.5}),
+        {"inflation": ("logits", K * D)},
+        exact=False,
+    ),
+    "mixture": Family(
+        lambda prior=NO_PRIOR, concentration=1.0: Mixture(
+            DiagonalGaussian(MEANS, VARIANCES, prior), MIXING, concentration
+        ),
+        mixed(torch.diag_embed(VARIANCES)),
+        FRAMES,
+        REALS,
+        0.01,
+        2 * K * M * D + K * (M - 1),
+        ({"prior": PROPER}, {"prior": PROPER, "concentration": 2.5}),
+        {"weights": ("logits", K * (M - 1))},
+        exact=False,
+    ),
+    "mixture-full": Family(
+        lambda **options: Mixture(FullGaussian(MEANS, COVARIANCES, **options), MIXING),
+        mixed(COVARIANCES),
+        FRAMES,
+        REALS,
+        0.01,
+        5 * K * M + K * (M - 1),
+        GAUSSIAN_PRIORS[1:2],
+        {"weights": ("logits", K * (M - 1))},
+        exact=False,
+    ),
+    "mixture-tied": Family(
+        lambda concentration=1.0, **options: Mixture(
+            TiedGaussian(MEANS, COVARIANCES[::M], **options), MIXING, concentration
+        ),
+        mixed(COVARIANCES[::M].repeat_interleave(M, 0)),
+        FRAMES,
+        REALS,
+        0.01,
+        2 * K * M + 3 * K + K * (M - 1),
+        ({"prior": PROPER, "concentration": 2.0},),
+        exact=False,
+    ),
+    "product": Family(
+        lambda: Product(
+            [DiagonalGaussian(MEAN[:, :1], VARIANCE[:, :1]), StudentT(MEAN[:, 1:], POSITIVE[:, 1:], 30.0)],
+            [[1], [0]],
+        ),
+        entrywise(
+            lambda v, k, d: (
+                stats.norm(MEAN[k, 0].item(), VARIANCE[k, 0].sqrt().item())
+                if d == 1
+                else stats.t(30.0, MEAN[k, 1].item(), POSITIVE[k, 1].item())
+            ).logpdf(v)
+        ),
+        HEAVY,
+        TAILS,
+        TAIL_WIDTHS,
+        5 * K,
+        exact=False,
+    ),
+    "low-rank": Family(
+        lambda **options: LowRankGaussian(MEAN, LOADING, VARIANCE, **options),
+        gaussian_oracle(LOW_RANK),
+        FRAMES @ torch.tensor([[1.0, 0.8], [0.3, 1.0]], dtype=torch.float64),
+        REALS,
+        0.01,
+        3 * K * D,
+        frozen={"mean": ("mean", K * D), "covariance": ("loading log_noise", 2 * K * D)},
+        exact=False,
+    ),
+    "linear-regression": Family(
+        lambda **options: LinearRegression(MEAN, SLOPE, COVARIANCE, **options),
+        regressed,
+        torch.cat([FRAMES, numbers(N, 2, seed=26)], 1),
+        REALS,
+        0.01,
+        K * D + 2 * K * D + 3 * K,
+        frozen={
+            "mean": ("mean", K * D),
+            "slope": ("slope", 2 * K * D),
+            "covariance": ("factor", 3 * K),
+        },
+        context=2,
+    ),
+    "autoregressive": Family(
+        lambda **options: Autoregressive(MEAN, COEFFICIENTS, COVARIANCE, **options),
+        lagged,
+        torch.cat([FRAMES, FRAMES.roll(1, 0)], 1),
+        REALS,
+        0.01,
+        K * D + K * D * D + 3 * K,
+        frozen={"mean": ("mean", K * D), "slope": ("slope", K * D * D), "covariance": ("factor", 3 * K)},
+        context=2,
     ),
 }
 GAUSSIANS = ["diagonal", "spherical", "full", "tied"]
+drawable = pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.context])
 every_family = pytest.mark.parametrize("name", FAMILIES)
-every_prior = pytest.mark.parametrize(
-    ("name", "prior"),
-    [
-        pytest.param(name, prior, id=f"{name}-prior{i}")
-        for name, family in FAMILIES.items()
-        for i, prior in enumerate(family.priors)
-    ],
-)
+PRIORS = [
+    pytest.param(name, prior, id=f"{name}-prior{i}")
+    for name, family in FAMILIES.items()
+    for i, prior in enumerate(family.priors)
+]
+every_prior = pytest.mark.parametrize(("name", "prior"), PRIORS)
 
 
-def observed_pattern(x: Tensor, share: float = 0.35, seed: int = 11) -> Tensor:
-    """Some entries missing at random; the first frame whole, the second wholly missing."""
+def observed_pattern(family: Family, share: float = 0.35, seed: int = 11) -> Tensor:
+    """Some entries missing at random; the first frame whole, the second wholly missing; of context, none."""
+    x = family.x
     observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) > share
     observed[0], observed[1] = True, False
+    observed[:, x.shape[1] - family.context :] = True
     return observed
 
 
@@ -170,10 +441,22 @@ def objective(emission: Emission, x: Tensor, observed: Tensor, weights: Tensor) 
     return (weights * emission.log_prob(x, observed)).sum() + emission.log_prior()
 
 
+def settle(emission: Emission, *data: Tensor, steps: int = 3000) -> None:
+    """M-steps until the gradient vanishes, or as many as given."""
+    for i in range(steps):
+        if i % 50 == 0 and max(g.abs().max() for g in gradients(emission, *data).values()) < 1e-7:
+            break
+        emission.maximize(*emission.statistics(*data))
+
+
 def gradients(emission: Emission, *data: Tensor) -> dict[str, Tensor]:
     parameters = dict(emission.named_parameters())
     grads = torch.autograd.grad(objective(emission, *data), list(parameters.values()))
-    return dict(zip(parameters, grads, strict=True))
+    # of a Cholesky factor only the lower triangle is a parameter
+    return {
+        name: grad.tril() if name.endswith("factor") else grad
+        for name, grad in zip(parameters, grads, strict=True)
+    }
 
 
 # Density
@@ -182,7 +465,7 @@ def gradients(emission: Emission, *data: Tensor) -> dict[str, Tensor]:
 @every_family
 def test_log_prob_is_scipys_with_missing_entries_integrated_out(name):
     family = FAMILIES[name]
-    observed = observed_pattern(family.x)
+    observed = observed_pattern(family)
     value = family.make().log_prob(hidden(family.x, observed), observed)
     oracle = [
         [family.oracle(x, k, seen) for k in range(K)]
@@ -196,48 +479,73 @@ def test_log_prob_is_scipys_with_missing_entries_integrated_out(name):
 def test_a_missing_entry_is_the_sum_over_its_values(name):
     family = FAMILIES[name]
     emission, x = family.make(), family.x[:5]
-    for d in range(x.shape[1]):
+    for d in range(x.shape[1] - family.context):
         every = x.expand(len(family.values), *x.shape).clone()
         every[..., d] = family.values[:, None]
         complete = emission.log_prob(every, torch.ones_like(every, dtype=torch.bool))
         observed = torch.ones_like(x, dtype=torch.bool)
         observed[:, d] = False
         marginal = emission.log_prob(hidden(x, observed), observed)
-        close(complete.exp().sum(0) * family.width, marginal.exp(), **EXACT)
+        width = torch.as_tensor(family.width, dtype=torch.float64).expand(len(family.values))
+        close(torch.einsum("v,vnk->nk", width, complete.exp()), marginal.exp(), **EXACT)
 
 
 @every_family
 def test_any_leading_shape(name):
     family = FAMILIES[name]
-    observed = observed_pattern(family.x)
+    observed = observed_pattern(family)
     flat = family.make().log_prob(family.x, observed)
     shaped = family.make().log_prob(family.x.view(4, 5, 2, -1), observed.view(4, 5, 2, -1))
     close(shaped, flat.view(4, 5, 2, K), **EXACT)
 
 
-@every_family
+def moments(family: Family, d: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of an entry in every state, by summing over its values: (K,) each."""
+    x = torch.zeros(len(family.values), family.x.shape[1], dtype=torch.float64)
+    x[:, d] = family.values
+    observed = torch.zeros_like(x, dtype=torch.bool)
+    observed[:, d] = True
+    mass = family.make().log_prob(x, observed).exp().detach() * torch.as_tensor(family.width).unsqueeze(-1)
+    mean = family.values @ mass
+    return mean, family.values.square() @ mass - mean.square()
+
+
+@drawable
 def test_samples_have_the_familys_moments(name):
-    emission = FAMILIES[name].make()
-    n = 4000
+    family = FAMILIES[name]
+    emission = family.make()
+    n = 8000
     states = torch.arange(K).repeat_interleave(n)
     drawn = emission.sample(states, torch.Generator().manual_seed(0)).detach().view(K, n, -1)
     again = emission.sample(states, torch.Generator().manual_seed(0)).detach().view(K, n, -1)
     assert torch.equal(drawn, again)
-    if name == "categorical":
-        frequency = torch.stack([(drawn[..., 0] == v).double().mean(1) for v in range(4)], 1)
-        assert ((frequency - TABLE).abs() < 5 * (TABLE * (1 - TABLE) / n).sqrt()).all()
-        return
-    distribution = emission.distribution()
-    mean = distribution.mean.detach()
-    variance = distribution.variance.detach().expand_as(mean)
-    assert ((drawn.mean(1) - mean).abs() < 5 * (variance / n).sqrt()).all()
-    close(drawn.var(1), variance, rtol=0.15, atol=0)
-    if name in GAUSSIANS:
+    for d in range(drawn.shape[-1]):
+        mean, variance = moments(family, d)
+        assert ((drawn[..., d].mean(1) - mean).abs() < 5 * (variance / n).sqrt()).all()
+        if name not in (
+            "student-t",
+            "product",
+            "log-normal",
+            "negative-binomial",
+        ):  # a fourth moment without bound, or large
+            close(drawn[..., d].var(1), variance, rtol=0.15, atol=0)
+    if name in (*GAUSSIANS, "low-rank"):
         for k in range(K):
             close(drawn[k].T.cov(), emission.covariance()[k].detach(), rtol=0.15, atol=0.1)
+    # and the whole distribution, entry by entry, by counting how often it is exceeded
+    for d in range(drawn.shape[-1]):
+        x = torch.zeros(len(family.values), drawn.shape[-1], dtype=torch.float64)
+        x[:, d] = family.values
+        seen = torch.zeros_like(x, dtype=torch.bool)
+        seen[:, d] = True
+        mass = emission.log_prob(x, seen).exp().detach() * torch.as_tensor(family.width).unsqueeze(-1)
+        for cut in drawn[0, :5, d]:
+            below = mass[family.values <= cut].sum(0)
+            share = (drawn[..., d] <= cut).double().mean(1)
+            assert ((share - below).abs() < 5 * (0.25 / n) ** 0.5 + 0.01).all()
 
 
-@every_family
+@drawable
 def test_samples_keep_the_shape_of_the_states(name):
     emission = FAMILIES[name].make()
     states = torch.tensor([[0, 2, 1], [1, 1, 0]])
@@ -251,6 +559,7 @@ def test_samples_keep_the_shape_of_the_states(name):
 
 @every_prior
 def test_the_m_step_is_the_maximum(name, prior):
+    """On complete frames at once; where more is hidden than the state, after many steps."""
     family = FAMILIES[name]
     data = family.x, torch.ones_like(family.x, dtype=torch.bool), responsibilities(N)
     emission = family.make(**prior)
@@ -259,15 +568,24 @@ def test_the_m_step_is_the_maximum(name, prior):
     emission.maximize(*emission.statistics(*data))
     assert start > 0.1, "the start must not already be the maximum"
     assert objective(emission, *data) > before
+    if not family.exact:
+        settle(emission, *data)
     for parameter, gradient in gradients(emission, *data).items():
-        assert gradient.tril().abs().max() < 1e-9, f"∂ objective / ∂ {parameter} is {gradient}"
+        limit = 1e-9 if family.exact else 1e-6
+        assert gradient.abs().max() < limit, f"∂ objective / ∂ {parameter} is {gradient}"
+    best = objective(emission, *data)
+    for i in range(20):
+        rival = copy.deepcopy(emission)
+        for j, parameter in enumerate(rival.parameters()):
+            parameter.data += 0.03 * numbers(*parameter.shape, seed=1000 * i + j)
+        assert objective(rival, *data) < best, f"perturbation {i} is better"
 
 
 @every_prior
 def test_em_with_missing_entries_climbs_to_a_maximum(name, prior):
     """Fixed responsibilities, so this is the M-step's own EM: monotone, and stationary where it ends."""
     family = FAMILIES[name]
-    observed = observed_pattern(family.x)
+    observed = observed_pattern(family)
     data = hidden(family.x, observed), observed, responsibilities(N)
     emission = family.make(**prior)
     values = [objective(emission, *data).item()]
@@ -275,10 +593,9 @@ def test_em_with_missing_entries_climbs_to_a_maximum(name, prior):
         emission.maximize(*emission.statistics(*data))
         values.append(objective(emission, *data).item())
     assert min(np.diff(values)) > -1e-9, f"the objective fell: {np.diff(values)}"
-    for _ in range(150):
-        emission.maximize(*emission.statistics(*data))
+    settle(emission, *data)
     for parameter, gradient in gradients(emission, *data).items():
-        assert gradient.tril().abs().max() < 1e-6, f"∂ objective / ∂ {parameter} is {gradient}"
+        assert gradient.abs().max() < 1e-6, f"∂ objective / ∂ {parameter} is {gradient}"
 
 
 @pytest.mark.parametrize("name", GAUSSIANS)
@@ -290,13 +607,13 @@ def test_the_priors_mean_and_scale_may_differ_by_state(name):
     data = FAMILIES[name].x, torch.ones(N, D, dtype=torch.bool), responsibilities(N)
     emission.maximize(*emission.statistics(*data))
     for parameter, gradient in gradients(emission, *data).items():
-        assert gradient.tril().abs().max() < 1e-9, f"∂ objective / ∂ {parameter} is {gradient}"
+        assert gradient.abs().max() < 1e-9, f"∂ objective / ∂ {parameter} is {gradient}"
 
 
 @every_family
 def test_statistics_add_over_batches(name):
     family = FAMILIES[name]
-    observed, weights = observed_pattern(family.x), responsibilities(N)
+    observed, weights = observed_pattern(family), responsibilities(N)
     x, emission = hidden(family.x, observed), family.make()
     whole = emission.statistics(x, observed, weights)
     first, second = slice(0, 13), slice(13, None)
@@ -308,7 +625,7 @@ def test_statistics_add_over_batches(name):
 @every_family
 def test_weight_two_is_a_duplicate_and_weight_zero_an_absence(name):
     family = FAMILIES[name]
-    observed, weights = observed_pattern(family.x), responsibilities(N)
+    observed, weights = observed_pattern(family), responsibilities(N)
     x, emission = hidden(family.x, observed), family.make()
     scaled = weights.clone()
     scaled[:5] *= 2
@@ -326,23 +643,34 @@ def test_a_state_nobody_visits_keeps_its_parameters(name):
     weights[:, 1] = 0
     emission = family.make()
     before = emission.log_prob(family.x, observed)[:, 1]
-    mean = emission.distribution().mean[1].clone()
     emission.maximize(*emission.statistics(family.x, observed, weights))
     if name == "tied":  # its covariance is shared with those that were visited
-        close(emission.distribution().mean[1], mean, **EXACT)
+        close(emission.mean[1], MEAN[1], **EXACT)
     else:
         close(emission.log_prob(family.x, observed)[:, 1], before, **EXACT)
 
 
-@pytest.mark.parametrize("name", ["diagonal", "poisson", "bernoulli"])
+ENTRYWISE = [
+    "diagonal",
+    "poisson",
+    "bernoulli",
+    "exponential",
+    "gamma",
+    "student-t",
+    "negative-binomial",
+    "von-mises",
+]
+
+
+@pytest.mark.parametrize("name", ENTRYWISE)
 def test_an_entry_nobody_saw_keeps_its_parameters(name):
     family = FAMILIES[name]
     observed = torch.ones_like(family.x, dtype=torch.bool)
     observed[:, 1] = False
     emission = family.make()
-    before = emission.distribution().mean[:, 1].clone()
+    before = emission.log_prob(family.x, ~observed)
     emission.maximize(*emission.statistics(hidden(family.x, observed), observed, responsibilities(N)))
-    close(emission.distribution().mean[:, 1], before, **EXACT)
+    close(emission.log_prob(family.x, ~observed), before, **EXACT)
     assert all(p.isfinite().all() for p in emission.parameters())
 
 
@@ -356,18 +684,16 @@ def test_frozen_parameters_stay_and_are_not_counted(name, part):
     before = {k: v.clone() for k, v in emission.named_parameters()}
     data = family.x, torch.ones_like(family.x, dtype=torch.bool), responsibilities(N)
     emission.maximize(*emission.statistics(*data))
-    belongs = {"mean": ["mean"], "covariance": ["log_scale", "factor"]}.get(part, list(before))
+    names, size = family.frozen[part]
+    if not family.exact:
+        settle(emission, *data)
     grads = gradients(emission, *data)
     for parameter, value in emission.named_parameters():
-        if parameter in belongs:
+        if parameter in names.split():
             assert torch.equal(value, before[parameter]), parameter
         else:
             # given the frozen ones, the rest is at its maximum
-            assert grads[parameter].tril().abs().max() < 1e-9, parameter
-    size = sum(v.numel() for k, v in before.items() if k in belongs)
-    size = {("full", "covariance"): 9, ("tied", "covariance"): 3, ("categorical", "probs"): 9}.get(
-        (name, part), size
-    )
+            assert grads[parameter].abs().max() < (1e-9 if family.exact else 1e-6), parameter
     assert emission.n_free() == family.n_free - size
 
 
@@ -511,7 +837,7 @@ COMPLETE = (FAMILIES["full"].x, torch.ones(N, D, dtype=torch.bool), responsibili
 def test_diagonal_is_full_with_a_diagonal_covariance(prior):
     diagonal = FAMILIES["diagonal"].make(**prior)
     full = FullGaussian(MEAN, torch.diag_embed(VARIANCE), **prior)
-    observed = observed_pattern(COMPLETE[0])
+    observed = observed_pattern(FAMILIES["full"])
     some = hidden(COMPLETE[0], observed), observed
     close(diagonal.log_prob(*some), full.log_prob(*some), **EXACT)
     equal_in_every_way(diagonal, full, *COMPLETE)
@@ -528,7 +854,7 @@ def test_spherical_is_diagonal_with_equal_variances():
 
 def test_tied_is_full_with_equal_matrices():
     tied, full = FAMILIES["tied"].make(), FullGaussian(MEAN, TIED)
-    observed = observed_pattern(COMPLETE[0])
+    observed = observed_pattern(FAMILIES["full"])
     some = hidden(COMPLETE[0], observed), observed
     close(tied.log_prob(*some), full.log_prob(*some), **EXACT)
     equal_in_every_way(tied, full, *COMPLETE)
@@ -569,6 +895,14 @@ REFUSED = [
     ("poisson", [[1.5, 2.0]], "1.5", "whole numbers"),
     ("bernoulli", [[0.0, 0.25]], "0.25", "0 and 1"),
     ("bernoulli", [[2.0, 0.0]], "2", "0 and 1"),
+    ("multinomial", [[1.0, 1.5, 1.5]], "1.5", "whole numbers"),
+    ("multinomial", [[1.0, 1.0, 1.0]], "sums to 3", "n_trials it is 4"),
+    ("negative-binomial", [[1.0, -2.0]], "-2", "whole numbers"),
+    ("zero-inflated", [[1.0, -2.0]], "-2", "whole numbers"),
+    ("exponential", [[1.0, -2.0]], "-2", "not negative"),
+    ("gamma", [[1.0, 0.0]], "0", "positive"),
+    ("log-normal", [[1.0, 0.0]], "0", "positive"),
+    ("von-mises", [[1.0, 180.0]], "180", "radians"),
 ]
 
 

@@ -17,12 +17,14 @@ from sklearn.exceptions import NotFittedError
 
 import dbn_vae
 from dbn_vae.estimators import (
+    GMMHMM,
     VAE,
     VAEHMM,
     BernoulliHMM,
     CategoricalHMM,
     DeepMarkovModel,
     GaussianHMM,
+    MultinomialHMM,
     PoissonHMM,
     SequenceEstimator,
     SwitchingDMM,
@@ -53,6 +55,9 @@ def frames(kind: str) -> np.ndarray:
     return {
         "real": rng.normal(size=(N, 3)) + 4 * group * [1, -1, 0],
         "symbols": np.where(rng.random((N, 1)) < 0.8, group, rng.integers(0, 4, (N, 1))).astype(float),
+        "rows": np.where(
+            group, rng.multinomial(6, [0.6, 0.3, 0.1], N), rng.multinomial(6, [0.1, 0.2, 0.7], N)
+        ).astype(float),
         "counts": rng.poisson(1 + 8 * group * [1, 0.5]).astype(float),
         "binary": (rng.random((N, 3)) < 0.2 + 0.6 * group).astype(float),
     }[kind]
@@ -67,6 +72,11 @@ CLASSICAL: dict[str, tuple[Callable[[], Any], str]] = {
     "categorical": (lambda: CategoricalHMM(2, n_features=4, random_state=0, n_iter=5), "symbols"),
     "poisson": (lambda: PoissonHMM(2, random_state=0, n_iter=5), "counts"),
     "bernoulli": (lambda: BernoulliHMM(2, random_state=0, n_iter=5), "binary"),
+    "multinomial": (lambda: MultinomialHMM(2, 6, random_state=0, n_iter=5), "rows"),
+    **{
+        f"gmm-{c}": (lambda c=c: GMMHMM(2, 2, covariance_type=c, random_state=0, n_iter=5), "real")
+        for c in ("diag", "spherical", "full", "tied")
+    },
     **{
         f"variational-{c}": (lambda c=c: VariationalGaussianHMM(2, c, random_state=0, n_iter=5), "real")
         for c in ("diag", "spherical", "full", "tied")
@@ -353,6 +363,8 @@ def test_wrong_data_is_refused_in_words(name: str) -> None:
         ("poisson", -2.0, "X holds -2.*whole numbers"),
         ("poisson", 1.5, "X holds 1.5"),
         ("bernoulli", 2.0, "X holds 2.*0 and 1"),
+        ("multinomial", -2.0, "X holds -2.*whole numbers"),
+        ("multinomial", 9.0, "X has a row that sums to.*n_trials it is 6"),
         ("vae-binary", 2.0, "X holds 2"),
         ("vae-symbols", 9.0, "X holds 9"),
         ("vae-counts", 0.5, "X holds 0.5"),
@@ -550,9 +562,13 @@ def test_known_labels_turn_fitting_into_counting(name: str) -> None:
         assert_allclose(
             model.emissionprob_, [np.bincount(g[:, 0].astype(int), minlength=4) / len(g) for g in groups]
         )
+    elif name.startswith("gmm"):  # an M-step leaves the mean of a mixture at that of its frames
+        mean = (model.weights_[..., None] * model.means_).sum(1)
+        assert_allclose(mean, [g.mean(0) for g in groups], rtol=1e-10)
     else:
         table = model.lambdas_ if name == "poisson" else model.emissionprob_
-        assert_allclose(table, [g.mean(0) for g in groups])
+        scale = 6 if name == "multinomial" else 1
+        assert_allclose(table, [g.mean(0) / scale for g in groups])
 
 
 def test_some_labels_name_the_states() -> None:

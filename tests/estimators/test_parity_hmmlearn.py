@@ -58,10 +58,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Start]] = {
         for c in ("diag", "spherical", "full", "tied")
     },
     "categorical": ("CategoricalHMM", {}, categorical_start),
+    "multinomial": ("MultinomialHMM", {"n_trials": 5}, categorical_start),
     "poisson": ("PoissonHMM", {}, poisson_start),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
-SEEDS = range(34)  # times six families
+SEEDS = range(34)  # times seven families
 
 
 class Twins:
@@ -80,7 +81,7 @@ class Twins:
         self.attributes = [*CHAIN, *(a for a in begin if a not in CHAIN)]
         # ragged on purpose, down to one frame, and long enough that no covariance matrix comes near singular
         self.lengths = [*rng.integers(60, 120, 3).tolist(), 1, 2]
-        self.theirs.n_features = self.D if family != "categorical" else self.D + 2
+        self.theirs.n_features = self.D + 2 if family in ("categorical", "multinomial") else self.D
         put(self.theirs, truth)
         self.X = np.concatenate(
             [self.theirs.sample(n, random_state=int(rng.integers(1 << 30)))[0] for n in self.lengths]
@@ -145,7 +146,7 @@ def test_every_answer_at_the_same_parameters(family: str, seed: int) -> None:
     assert_array_equal(ours.predict(*data), path)
     # among symbols and counts two paths may tie exactly, and either is right
     assert_allclose(twins.log_joint(path), b, rtol=1e-10, err_msg="joint probability of the path itself")
-    if family in ("categorical", "poisson"):
+    if family in ("categorical", "poisson", "multinomial"):
         assert (path == states).mean() > 0.9
     else:
         assert_array_equal(path, states)
@@ -218,10 +219,134 @@ def test_bernoulli_of_one_feature_is_a_categorical_of_two_symbols() -> None:
     assert_allclose(ours.predict_proba(X, lengths), theirs.predict_proba(X, lengths), atol=1e-8)
 
 
+# -- mixtures
+
+
+class AboutTheNewMean(hmmlearn.hmm.GMMHMM):
+    """hmmlearn takes the scatter about the means of the step before, not the maximum: N (μ − μ_old)² too much."""
+
+    def _do_mstep(self, stats: dict[str, Any]) -> None:
+        old, covars = self.means_.copy(), self.covars_.copy()
+        super()._do_mstep(stats)
+        if "c" not in self.params or "m" not in self.params:
+            return
+        shift, n = self.means_ - old, stats["post_mix_sum"]
+        outer = n[..., None, None] * shift[..., :, None] * shift[..., None, :]
+        D = shift.shape[-1]
+        # a component's own scatter is centred: Σ γ (x − μ_old) is n shift without a prior on the means
+        excess = {
+            "full": lambda: outer / n[..., None, None],
+            "diag": lambda: np.diagonal(outer, axis1=-2, axis2=-1) / n[..., None],
+            "spherical": lambda: np.trace(outer, axis1=-2, axis2=-1) / (D * n),
+            "tied": lambda: outer.sum(1) / n.sum(1)[:, None, None],
+        }[self.covariance_type]()
+        assert covars.shape == self.covars_.shape
+        self.covars_ = self.covars_ - excess
+
+
+def mixtures(kind: str, seed: int, **options: Any) -> tuple[Any, Any, np.ndarray, list[int]]:
+    """Theirs and ours at one random start, and data of three groups."""
+    rng = np.random.default_rng([seed, *map(ord, kind)])
+    K, M, D = (int(n) for n in rng.integers(1, [3, 3, 4]))  # more components than groups would collapse
+    lengths = [*rng.integers(80, 140, 3).tolist(), 1, 2]
+    n = sum(lengths)
+    X = 2.5 * rng.normal(size=(4, D))[rng.integers(0, 4, n)] + rng.normal(size=(n, D))
+    root = rng.normal(size=(K, M, D, 2 * D))
+    full = root @ root.mT / (2 * D) + 0.5 * np.eye(D)
+    covars = {
+        "spherical": rng.uniform(0.5, 2, (K, M)),
+        "diag": rng.uniform(0.5, 2, (K, M, D)),
+        "full": full,
+        "tied": full[:, 0],
+    }[kind]
+    begin = {
+        "startprob_": simplex(rng, K),
+        "transmat_": simplex(rng, K, K),
+        "weights_": simplex(rng, K, M),
+        "means_": 2 * rng.normal(size=(K, M, D)),
+        "covars_": covars,
+    }
+    settings = {"covariance_type": kind, "n_iter": N_ITER, "tol": -np.inf, "init_params": ""} | options
+    # theirs: no prior of a sphere is −(D + 2) / 2, where hmmlearn's default has n_mix in place of D
+    none = {"covars_prior": -(D + 2) / 2} if kind == "spherical" else {}
+    theirs = AboutTheNewMean(K, M, **(none | settings))
+    ours = dbn_vae.GMMHMM(K, M, min_covar=0, **settings)
+    for model in (theirs, ours):
+        put(model, {name: value.copy() for name, value in begin.items()})
+    return theirs, ours, X, lengths
+
+
+kinds = pytest.mark.parametrize("kind", ["diag", "spherical", "full", "tied"])
+
+
+@kinds
+@pytest.mark.parametrize("letters", ["stmcw", "stmw", "stcw", "w"])
+@pytest.mark.parametrize("seed", range(6))
+def test_every_iteration_of_a_mixture(kind: str, letters: str, seed: int) -> None:
+    """With means or covariances frozen hmmlearn's own steps; with both free, those with its centring mended."""
+    theirs, ours, X, lengths = mixtures(kind, seed, params=letters)
+    theirs.fit(X, lengths)
+    ours.fit(X, lengths)
+    assert_allclose(ours.monitor_.history[:-1], list(theirs.monitor_.history), rtol=1e-8)
+    for name in (*CHAIN, "weights_", "means_", "covars_"):
+        assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@kinds
+def test_every_answer_of_a_mixture(kind: str) -> None:
+    for seed in range(5):
+        theirs, ours, X, lengths = mixtures(kind, seed)
+        assert_allclose(ours.score(X, lengths), theirs.score(X, lengths), rtol=1e-10)
+        assert_allclose(ours.predict_proba(X, lengths), theirs.predict_proba(X, lengths), atol=1e-10)
+        assert_array_equal(ours.predict(X, lengths), theirs.predict(X, lengths))
+
+
+@pytest.mark.parametrize(
+    ("kind", "prior"),
+    [
+        ("diag", {"covars_prior": 1.5, "covars_weight": 0.7}),
+        ("spherical", {"covars_prior": 1.5, "covars_weight": 0.7}),
+        ("full", {"covars_weight": 3.0}),
+        ("tied", {"covars_weight": 3.0}),
+        ("diag", {"weights_prior": 2.5}),
+        ("full", {"means_prior": 0.4, "means_weight": 3.0, "params": "stmw"}),
+    ],
+)
+def test_priors_of_a_mixture(kind: str, prior: dict[str, Any]) -> None:
+    for seed in range(4):
+        theirs, ours, X, lengths = mixtures(kind, seed, **({"params": "stcw"} | prior))
+        theirs.fit(X, lengths)
+        ours.fit(X, lengths)
+        assert_allclose(ours.monitor_.history[:-1], list(theirs.monitor_.history), rtol=1e-8)
+
+
+def test_one_component_is_a_gaussian() -> None:
+    for kind in ("diag", "spherical", "full", "tied"):
+        _, ours, X, lengths = mixtures(kind, 2)
+        K = ours.n_components
+        mixture = dbn_vae.GMMHMM(K, 1, covariance_type=kind, init_params="", n_iter=5, tol=-np.inf)
+        gaussian = dbn_vae.GaussianHMM(K, kind, covars_prior=0, init_params="", n_iter=5, tol=-np.inf)
+        chain = {"startprob_": ours.startprob_, "transmat_": ours.transmat_}
+        put(gaussian, chain | {"means_": ours.means_[:, 0]})
+        covars = ours.covars_[:, 0] if kind != "tied" else ours.covars_[0]
+        gaussian.covars_ = covars
+        own = np.repeat(covars[None], K, 0) if kind == "tied" else covars[:, None]
+        put(mixture, chain | {"means_": ours.means_[:, :1], "weights_": np.ones((K, 1)), "covars_": own})
+        assert_allclose(mixture.score(X, lengths), gaussian.score(X, lengths), rtol=1e-12)
+        if kind != "tied":  # hmmlearn's tied is one matrix for all states in one class, for each in the other
+            assert_allclose(
+                mixture.fit(X, lengths).monitor_.history,
+                gaussian.fit(X, lengths).monitor_.history,
+                rtol=1e-10,
+            )
+
+
 # -- the face
 
 
 SHARED = [
+    "GMMHMM",
+    "MultinomialHMM",
     "GaussianHMM",
     "CategoricalHMM",
     "PoissonHMM",
@@ -313,7 +438,7 @@ def test_sampling_needs_no_fit_either(family: str) -> None:
     """Attributes set by hand are a model: its samples have the frequencies that the attributes say."""
     twins = Twins(family, 0)
     X, states = twins.ours.sample(4000, random_state=1)
-    assert X.shape == (4000, 1 if family == "categorical" else twins.D)
+    assert X.shape == (4000, twins.X.shape[1])
     counts = np.zeros((twins.K, twins.K))
     np.add.at(counts, (states[:-1], states[1:]), 1)
     error = np.sqrt(0.25 / np.maximum(counts.sum(1, keepdims=True), 1))

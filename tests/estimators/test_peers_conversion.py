@@ -22,6 +22,11 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "CategoricalHMM": (hmmlearn.hmm.CategoricalHMM, {}, "symbols"),
     "VariationalCategoricalHMM": (hmmlearn.vhmm.VariationalCategoricalHMM, {}, "symbols"),
     "PoissonHMM": (hmmlearn.hmm.PoissonHMM, {}, "counts"),
+    "MultinomialHMM": (hmmlearn.hmm.MultinomialHMM, {"n_trials": 7}, "rows"),
+    **{
+        f"GMMHMM-{c}": (hmmlearn.hmm.GMMHMM, {"covariance_type": c, "n_mix": 2}, "real")
+        for c in ("diag", "spherical", "full", "tied")
+    },
 }
 every = pytest.mark.parametrize("case", CASES)
 
@@ -32,6 +37,9 @@ def frames(kind: str) -> np.ndarray:
     return {
         "real": rng.normal(size=(60, 2)) + 4 * group,
         "symbols": (group + rng.integers(0, 2, (60, 1))),
+        "rows": np.where(
+            group, rng.multinomial(7, [0.7, 0.2, 0.1], 60), rng.multinomial(7, [0.1, 0.3, 0.6], 60)
+        ),
         "counts": rng.poisson(2 + 9 * group * [1, 0.5]),
     }[kind]
 

@@ -22,12 +22,14 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dbn_vae import (
+    GMMHMM,
     VAE,
     VAEHMM,
     BernoulliHMM,
     CategoricalHMM,
     DeepMarkovModel,
     GaussianHMM,
+    MultinomialHMM,
     PoissonHMM,
     Sequences,
     SwitchingDMM,
@@ -48,6 +50,15 @@ class WholeNumbers:
 
 class Counts(WholeNumbers, PoissonHMM):
     pass
+
+
+class Rows(WholeNumbers, MultinomialHMM):
+    """Whose own sums are given: a row is seen whole or not at all."""
+
+    def read(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
+        data = super().read(X, lengths, **fields)
+        whole = data.observed.all(1, keepdim=True).expand_as(data.observed)
+        return data.replace(x=data.x * whole, observed=whole)
 
 
 class YesOrNo(BernoulliHMM):
@@ -112,6 +123,8 @@ SEQUENCE_MODELS = [
     YesOrNo(2),
     Symbols(2, n_features=3),
     VariationalGaussianHMM(2),
+    GMMHMM(2, 2),
+    Rows(2),
     VAEHMM(2, 2, **TINY),
     DeepMarkovModel(2, n_hidden=3, **TINY),
     SwitchingDMM(2, 2, n_hidden=3, **TINY),
