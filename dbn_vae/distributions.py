@@ -161,23 +161,24 @@ def cholesky(covariance: Tensor) -> Tensor:
     return torch.from_numpy(np.linalg.cholesky(covariance.detach().numpy()))
 
 
-def log_dirichlet(log_probs: Tensor, concentration: Tensor | float) -> Tensor:
-    """Σ (α − 1) log p, the log-density of Dirichlet priors up to a constant: ().
+def log_dirichlet(logits: Tensor, concentration: Tensor | float) -> Tensor:
+    """Σ (α − 1) log p with p = softmax logits, the log-density of Dirichlet priors up to a constant: ().
 
     An exact zero of p is structure, not a parameter, and carries no prior.
     """
-    alpha = torch.as_tensor(concentration, dtype=log_probs.dtype, device=log_probs.device)
+    alpha = torch.as_tensor(concentration, dtype=logits.dtype, device=logits.device)
     if alpha.dim() == 0 and alpha == 1:
-        return log_probs.new_zeros(())  # maximum likelihood: nothing to add up
-    weight = alpha - 1
-    return (weight * torch.where(log_probs == -math.inf, 0.0, log_probs)).sum()
+        return logits.new_zeros(())  # maximum likelihood: nothing to add up
+    log_probs = log_normalized(logits)
+    return ((alpha - 1) * torch.where(log_probs == -math.inf, 0.0, log_probs)).sum()
 
 
-def dirichlet_mode(counts: Tensor, concentration: Tensor | float, old: Tensor) -> Tensor:
-    """argmax_p Σ (counts + α − 1) log p in each row, exact zeros of the old rows kept.
+def dirichlet_mode(counts: Tensor, concentration: Tensor | float, logits: Tensor) -> Tensor:
+    """log argmax_p Σ (counts + α − 1) log p in each row, exact zeros of the old softmax kept.
 
     A row with nothing to learn from keeps its old value: never a row of zeros.
     """
-    weight = (counts + concentration - 1).clamp_min(0) * (old > 0)
+    weight = (counts + (concentration - 1)).clamp_min(0) * (logits > -math.inf)
     total = weight.sum(-1, keepdim=True)
-    return torch.where(total > 0, weight / total, old)
+    learnt, mode = total > 0, (weight / total).log()
+    return mode if bool(learnt.all()) else torch.where(learnt, mode, log_normalized(logits))

@@ -63,10 +63,10 @@ class Categorical(Emission, ClosedForm):
     def maximize(self, *statistics: Tensor) -> None:
         (count,) = statistics
         if "probs" not in self.frozen:
-            self.logits.copy_(dirichlet_mode(count, self.concentration, self.probs()).log())
+            self.logits.copy_(dirichlet_mode(count, self.concentration, self.logits))
 
     def log_prior(self) -> Tensor:
-        return log_dirichlet(log_normalized(self.logits), self.concentration)
+        return log_dirichlet(self.logits, self.concentration)
 
     def n_free(self) -> int:
         zeros = int((self.probs() == 0).sum())

@@ -51,7 +51,12 @@ class Gaussian(Emission, ClosedForm):
         self.prior = prior
         self.floor: Tensor
         self.register_buffer("floor", torch.zeros_like(mean[0]) if floor is None else floor)
-        self.floored: list[int] = []  # states whose variance the last M-step held at the floor; tied: [0]
+        self.held = torch.zeros(0, 1, dtype=torch.bool)  # which variances the last M-step held at the floor
+
+    @property
+    def floored(self) -> list[int]:
+        """States whose variance the last M-step held at the floor; tied: [0]."""
+        return self.held.any(-1).nonzero().flatten().tolist()
 
     @abstractmethod
     def covariance(self) -> Tensor:
@@ -116,7 +121,7 @@ class DiagonalGaussian(Gaussian):
         weight = count + prior.dof
         variance = self.ratio(scatter, weight)
         floor = self.lowest(self.floor)
-        self.floored = (variance < floor).any(-1).nonzero().flatten().tolist()
+        self.held = variance < floor
         tiny = torch.finfo(variance.dtype).tiny
         self.log_scale.copy_(0.5 * variance.clamp_min(floor).clamp_min(tiny).log())
 
@@ -277,7 +282,7 @@ class FullGaussian(DenseGaussian):
         whitened = covariance / (scale[..., :, None] * scale[..., None, :])
         values, vectors = torch.linalg.eigh(whitened)
         low = values[..., 0] < 1
-        self.floored = low.reshape(-1).nonzero().flatten().tolist()
+        self.held = low.reshape(-1, 1)
         held = (vectors * values.clamp_min(1)[..., None, :]) @ vectors.mT
         held = held * (scale[..., :, None] * scale[..., None, :])
         return torch.where(low[..., None, None], held, covariance)

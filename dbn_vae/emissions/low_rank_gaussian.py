@@ -61,7 +61,7 @@ class LowRankGaussian(DenseGaussian):
             moved = S @ beta.mT
             W = torch.linalg.solve(identity - beta @ W + beta @ moved, moved.mT).mT
             psi = (S - W @ beta @ S).diagonal(dim1=-2, dim2=-1).maximum(floor)
-        self.floored = (psi <= floor).any(-1).nonzero().flatten().tolist()
+        self.held = psi <= floor
         self.loading.copy_(torch.where(seen, W, self.loading))
         self.log_noise.copy_(torch.where(seen[..., 0], psi.log(), self.log_noise))
 

@@ -68,10 +68,10 @@ class Mixture(Compound):
     def maximize_own(self, *statistics: Tensor) -> None:
         (count,) = statistics
         if "weights" not in self.frozen:
-            self.logits.copy_(dirichlet_mode(count, self.concentration, self.weights()).log())
+            self.logits.copy_(dirichlet_mode(count, self.concentration, self.logits))
 
     def log_prior(self) -> Tensor:
-        return log_dirichlet(log_normalized(self.logits), self.concentration) + self.component.log_prior()
+        return log_dirichlet(self.logits, self.concentration) + self.component.log_prior()
 
     def n_free(self) -> int:
         zeros = int((self.weights() == 0).sum())

@@ -234,8 +234,8 @@ class ClassicalHMM(NamedStates):
 
     def evaluate(self, X: Any, lengths: Any = None) -> Score:
         """The exact log-likelihood of every sequence."""
-        self.require_fitted()
-        return exact(self.state_model(), self.sequences(X, lengths))
+        data = self.sequences(X, lengths)
+        return exact(self.state_model(), data)
 
     def check(self, data: Sequences) -> None:
         self.state_model().emission.check(data.x, data.observed)

@@ -42,15 +42,13 @@ class Stationary(Transition):
     @torch.no_grad()
     def maximize(self, first: Tensor, pairs: Tensor) -> None:
         if "initial" not in self.frozen:
-            old = self.log_initial().exp()
-            self.initial_logits.copy_(dirichlet_mode(first, self.startprob_prior, old).log())
+            self.initial_logits.copy_(dirichlet_mode(first, self.startprob_prior, self.initial_logits))
         if "transition" not in self.frozen:
-            old = self.log_transition().exp()
-            self.transition_logits.copy_(dirichlet_mode(pairs, self.transmat_prior, old).log())
+            self.transition_logits.copy_(dirichlet_mode(pairs, self.transmat_prior, self.transition_logits))
 
     def log_prior(self) -> Tensor:
-        start = log_dirichlet(self.log_initial(), self.startprob_prior)
-        return start + log_dirichlet(self.log_transition(), self.transmat_prior)
+        start = log_dirichlet(self.initial_logits, self.startprob_prior)
+        return start + log_dirichlet(self.transition_logits, self.transmat_prior)
 
     def n_free(self) -> int:
         def free(logits: Tensor) -> int:
