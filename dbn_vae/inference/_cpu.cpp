@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -291,6 +292,30 @@ bool lanes_suit(const Problem<T>& p, Verb verb, int width, int64_t sequences) {
            && p.T_ * p.K * width <= (int64_t(1) << 24);
 }
 
+// Calls block(j) for every j < blocks, on this thread and helpers.  A helper that gets its turn only when all is done,
+// which beside busy neighbours takes milliseconds, finds nothing to do, and nobody waits for it.
+template <class F>
+void share_out(int64_t blocks, int64_t helpers, const F& block) {
+    struct Share {
+        std::atomic<int64_t> next{0};
+        int64_t done = 0;
+        std::mutex mutex;
+        std::condition_variable finished;
+    };
+    const auto share = std::make_shared<Share>();
+    const auto work = [share, blocks, &block] {  // `block` is looked at only while some j is not done
+        for (int64_t j = share->next++; j < blocks; j = share->next++) {
+            block(j);
+            const std::lock_guard<std::mutex> lock(share->mutex);
+            if (++share->done == blocks) share->finished.notify_all();
+        }
+    };
+    for (int64_t i = 0; i < helpers; ++i) std::thread(work).detach();
+    work();
+    std::unique_lock<std::mutex> lock(share->mutex);
+    share->finished.wait(lock, [&] { return share->done == blocks; });
+}
+
 // Sequences that have steps, longest first, so that lanes end together.
 template <class T>
 std::vector<int64_t> present(const Problem<T>& p) {
@@ -310,28 +335,22 @@ std::vector<double> in_units(const Job<T>& job, std::vector<int64_t> members, in
     double work = 0.0;
     for (int64_t b : members) work += double(p.length(b)) * p.K * (p.K + 16 + p.D);
 
-    // Units are shared out one by one; where they add up, in blocks, whose number must not depend on the number of
-    // threads: sums are then the same for any.
+    // Units are shared out in blocks, whose number must not depend on the number of threads: sums are then the same
+    // for any.
     const int64_t n = int64_t(members.size()), size = job.lanes ? kernel.width : 1, units = (n + size - 1) / size;
     const int64_t entries = job.totals_size();
-    const int64_t blocks = entries ? std::min(units, std::clamp<int64_t>((1 << 22) / entries, 8, 128)) : units;
+    const int64_t blocks = std::min(units, entries ? std::clamp<int64_t>((1 << 22) / entries, 8, 128) : 256);
     std::vector<double> totals(size_t(std::max<int64_t>(blocks, 1) * entries), 0.0);
-    std::atomic<int64_t> next{0};
-    const auto worker = [&] {
-        std::unique_ptr<Workspace> memory = workspaces.get();
-        for (int64_t j = next++; j < blocks; j = next++)
-            for (int64_t i = units * j / blocks; i < units * (j + 1) / blocks; ++i) {
-                memory->clear();
-                kernel.run(job, &members[i * size], int(std::min(size, n - i * size)),
-                           totals.data() + j * entries, *memory);
-            }
-        workspaces.give(std::move(memory));
-    };
     const int64_t helpers = work < 3e5 ? 0 : std::min<int64_t>(threads, blocks) - 1;
-    std::vector<std::thread> team;
-    for (int64_t i = 0; i < helpers; ++i) team.emplace_back(worker);
-    worker();
-    for (std::thread& thread : team) thread.join();
+    share_out(blocks, helpers, [&](int64_t j) {
+        std::unique_ptr<Workspace> memory = workspaces.get();
+        for (int64_t i = units * j / blocks; i < units * (j + 1) / blocks; ++i) {
+            memory->clear();
+            kernel.run(job, &members[i * size], int(std::min(size, n - i * size)), totals.data() + j * entries,
+                       *memory);
+        }
+        workspaces.give(std::move(memory));
+    });
     for (int64_t j = 1; j < blocks; ++j)
         for (int64_t i = 0; i < entries; ++i) totals[i] += totals[j * entries + i];
     totals.resize(size_t(entries));
