@@ -95,7 +95,7 @@ inline V exp(V x) {
 }
 
 // x = m 2^n with 1 ≤ m < 2, for positive normal x.
-inline double power_of_two(int64_t biased) {
+inline double power_of_two(uint64_t biased) {
     biased <<= 52;
     double x;
     __builtin_memcpy(&x, &biased, sizeof x);
@@ -109,7 +109,7 @@ inline double exponent(double x) {
 inline double inverse_power(double x) {  // 2^−n
     int64_t bits;
     __builtin_memcpy(&bits, &x, sizeof x);
-    return power_of_two(2046 - ((bits >> 52) & 2047));
+    return power_of_two(2046 - uint64_t((bits >> 52) & 2047));
 }
 template <class V>
 inline V exponent(V x) {
