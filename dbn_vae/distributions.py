@@ -148,7 +148,10 @@ def log_normalized(logits: Tensor) -> Tensor:
 
     Not torch.log_softmax, which wakes every thread for a handful of numbers: milliseconds on a busy machine.
     """
-    return logits - logits.logsumexp(-1, keepdim=True)
+    if torch.is_grad_enabled() or not logits.is_cpu:
+        return logits - logits.logsumexp(-1, keepdim=True)
+    numbers = logits.detach().numpy()
+    return torch.from_numpy(numbers - np.logaddexp.reduce(numbers, -1, keepdims=True))
 
 
 def cholesky(covariance: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ A sticky chain is the same one with a Dirichlet prior that adds κ pseudo-counts
 (Fox, Sudderth, Jordan and Willsky 2011).  Exact zeros in π and A are structure: no M-step revives them.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -52,8 +54,7 @@ class Stationary(Transition):
 
     def n_free(self) -> int:
         def free(logits: Tensor) -> int:
-            possible = (log_normalized(logits).exp() > 0).sum(-1)
-            return int((possible - 1).sum())
+            return int((logits > -math.inf).sum()) - logits[..., 0].numel()
 
         start = 0 if "initial" in self.frozen else free(self.initial_logits)
         return start + (0 if "transition" in self.frozen else free(self.transition_logits))
