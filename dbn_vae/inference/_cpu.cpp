@@ -9,8 +9,9 @@
 //   _viterbi.hpp, _sample.hpp
 //   _unit.hpp              which of them a unit of work needs
 //   _pieces.hpp            one long sequence on all lanes and cores
+//   _k_best.hpp            the n most probable paths
 //
-// All but the last are compiled once for every instruction set, each in its own namespace; the machine decides at run
+// All but the last two are compiled once for every instruction set, each in its own namespace; the machine decides at run
 // time.  This file holds what they share: tables, memory, threads, and the Python interface.
 
 #if defined(__linux__)
@@ -27,6 +28,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -502,6 +504,21 @@ void sample(const Tables& c, Address uniform, int64_t draws, Address states) {
         fill_padding(j.problem, 1, j.sampled.states + s * c.B * c.T_, int64_t(-1));
 }
 
+#include "_k_best.hpp"
+
+template <class T>
+void k_best(const Tables& c, int64_t n, Address states, Address score) {
+    const Job<T> j = job<T>(c, Verb::decode);
+    if (c.K * n > std::numeric_limits<int32_t>::max()) throw std::length_error("n times the number of states is over 2^31");
+    const double work = double(c.B) * c.T_ * c.K * c.K * n;
+    const int64_t room = c.T_ * c.K * n;
+    // taken here: that there is not enough of it cannot be reported from a thread
+    const std::unique_ptr<int32_t[]> origins(new int32_t[size_t(c.B * room)]);
+    share_out(c.B, work < 3e5 ? 0 : std::min<int64_t>(c.threads, c.B) - 1, [&](int64_t b) {
+        best_paths(j.problem, b, n, origins.get() + b * room, at<int64_t>(states) + b * c.T_, c.B * c.T_, at<T>(score) + b);
+    });
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -538,6 +555,9 @@ NB_MODULE(_cpu, m) {
     }, Free());
     m.def("sample", [](const Tables& c, Address uniform, int64_t draws, Address states) {
         (c.in_double ? sample<double> : sample<float>)(c, uniform, draws, states);
+    }, Free());
+    m.def("k_best", [](const Tables& c, int64_t n, Address states, Address score) {
+        (c.in_double ? k_best<double> : k_best<float>)(c, n, states, score);
     }, Free());
     // For tests: the instruction sets this machine has, best first, a way to choose one, and how many sequences were
     // done in pieces so far.

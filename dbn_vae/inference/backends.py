@@ -1,8 +1,8 @@
 """Which module does the work: the reference, the compiled CPU kernels, a GPU.
 
-A backend is a module with log_partition, filter, smooth, viterbi and sample over a canonical Chain.  The choice is
-made from the chain alone, never by the user; `using` overrides it in tests and benchmarks.  A fusing one also reads
-the emissions of potentials.py without their being written out, and has expect.
+A backend is a module with log_partition, filter, smooth, viterbi, k_best and sample over a canonical Chain.  The
+choice is made from the chain alone, never by the user; `using` overrides it in tests and benchmarks.  A fusing one
+also reads the emissions of potentials.py without their being written out, and has expect.
 """
 
 import functools
@@ -25,6 +25,7 @@ class Backend(Protocol):
     def filter(self, chain: Chain) -> Filtered: ...
     def smooth(self, chain: Chain) -> Posterior: ...
     def viterbi(self, chain: Chain) -> Path: ...
+    def k_best(self, chain: Chain[Tensor], n: int) -> Path: ...
     def sample(self, chain: Chain, uniform: Tensor) -> Tensor: ...
 
 

@@ -66,6 +66,14 @@ def viterbi(chain: Chain) -> Path:
     return Path(states, score)
 
 
+def k_best(chain: Chain[Tensor], n: int) -> Path:
+    tables, _alive = prepare(chain)
+    B, T, _ = chain.log_emission.shape
+    states, score = torch.empty(n, B, T, dtype=torch.int64), chain.log_initial.new_empty(n, B)
+    _cpu.k_best(tables, n, states.data_ptr(), score.data_ptr())
+    return Path(states, score)
+
+
 def sample(chain: Chain, uniform: Tensor) -> Tensor:
     tables, _alive = prepare(chain)
     uniform = uniform.to(torch.float64).contiguous()

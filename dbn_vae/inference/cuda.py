@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.inference.chain import Chain, Filtered, Path, Posterior
+from dbn_vae.inference.reference import k_best as k_best  # torch alone, which runs there as well
 
 try:
     version = tuple(int(part) for part in importlib.metadata.version("triton").split(".")[:2])

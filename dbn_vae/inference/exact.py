@@ -64,12 +64,13 @@ def viterbi(chain: Chain) -> Path:
 def k_best(chain: Chain, n: int) -> Path:
     """The n most probable paths (n, B, T), best first, and their joint log-probabilities (n, B).
 
-    Where a sequence has fewer than n possible paths, the rest has states −1 and score −inf.  Runs on the
-    reference, whatever the backend.  Raises ValueError for n < 1.
+    Where a sequence has fewer than n possible paths, the rest has states −1 and score −inf.  Raises ValueError for
+    n < 1.
     """
     if n < 1:
         raise ValueError(f"n is {n}; ask for at least 1 path")
-    return reference.k_best(detached(chain).dense(), n)
+    engine, chain = ready(chain)
+    return engine.k_best(chain.dense(), n)
 
 
 def entropy(chain: Chain) -> Tensor:
