@@ -10,8 +10,9 @@
 //   _unit.hpp              which of them a unit of work needs
 //   _pieces.hpp            one long sequence on all lanes and cores
 //   _k_best.hpp            the n most probable paths
+//   _maximize.hpp          whole updates of EM
 //
-// All but the last two are compiled once for every instruction set, each in its own namespace; the machine decides at run
+// All but the last three are compiled once for every instruction set, each in its own namespace; the machine decides at run
 // time.  This file holds what they share: tables, memory, threads, and the Python interface.
 
 #if defined(__linux__)
@@ -519,6 +520,8 @@ void k_best(const Tables& c, int64_t n, Address states, Address score) {
     });
 }
 
+#include "_maximize.hpp"
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -559,6 +562,21 @@ NB_MODULE(_cpu, m) {
     m.def("k_best", [](const Tables& c, int64_t n, Address states, Address score) {
         (c.in_double ? k_best<double> : k_best<float>)(c, n, states, score);
     }, Free());
+    nb::class_<Rows>(m, "Rows")
+        .def("__init__", [](Rows* self, Address logits, Address alpha, bool frozen) {
+            new (self) Rows{at<double>(logits), at<double>(alpha), frozen};
+        });
+    nb::class_<Climb>(m, "Climb")
+        .def(nb::init<const Tables&, Rows, Rows, Address, Address, Address>())
+        .def("symbols", [](Climb& climb, Rows rows) { climb.symbols = rows; })
+        .def("gaussians", [](Climb& climb, Address mean, Address log_scale, Address centre, Address pull, Address scale,
+                             double dof, Address floor, Address held, bool mean_frozen, bool variance_frozen) {
+            climb.gaussians = {at<double>(mean), at<double>(log_scale), at<double>(centre), at<double>(pull),
+                               at<double>(scale), dof, at<double>(floor), at<bool>(held), mean_frozen, variance_frozen};
+        })
+        .def("expect", &Climb::expect, Free())
+        .def("maximize", &Climb::maximize, Free())
+        .def("log_prior", &Climb::log_prior);
     // For tests: the instruction sets this machine has, best first, a way to choose one, and how many sequences were
     // done in pieces so far.
     m.def("cuts", [] { return cuts.load(); });

@@ -7,6 +7,7 @@ A step is yielded *before* its M-step, so wherever the loop stops the last value
 parameters the model has.  Source: Rabiner (1989); Dempster, Laird and Rubin (1977) for why it never decreases.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from dbn_vae import inference
 from dbn_vae.emissions.base import Emission
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.training.compiled import compiled
 from dbn_vae.training.gradient_em import add, collect, maximize
 
 
@@ -54,6 +56,13 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
         ValueError: a sequence is impossible under the model.
     """
     batches = list(data.batches())
+    quick = compiled(model, batches)
+    while quick:
+        log_likelihood = quick.expect()
+        if not math.isfinite(log_likelihood):
+            require_possible(quick.log_z, batches[0].which)
+        yield EMStep(log_likelihood, log_likelihood + quick.log_prior(), quick.visits.clone())
+        quick.maximize()
     while True:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)

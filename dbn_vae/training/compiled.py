@@ -1,0 +1,104 @@
+"""EM's updates in one call each, for the families whose M-step is compiled as well.
+
+em.py and the modules' own `maximize` define what an update is; this does the same to the same tensors.  For a long
+data set it saves nothing, since the recursion takes all the time; for a hundred frames it saves nearly all.
+"""
+
+import torch
+from torch import Tensor
+
+from dbn_vae.emissions.categorical import Categorical
+from dbn_vae.emissions.gaussian import DiagonalGaussian
+from dbn_vae.inference.backends import available, name
+from dbn_vae.inference.chain import Chain
+from dbn_vae.inference.potentials import Quadratic, Table
+from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Batch
+from dbn_vae.transitions.stationary import Stationary
+
+if "cpu" in available:
+    from dbn_vae.inference import _cpu, cpu
+
+
+class Compiled:
+    """The updates of a model on one batch; see `compiled`."""
+
+    def __init__(self, model: HMM, batch: Batch, chain: Chain) -> None:
+        chain = chain.canonical()
+        transition, emission = model.transition, model.emission
+        assert isinstance(transition, Stationary)
+        K = model.n_components
+        self.log_z = torch.empty(len(batch.lengths), dtype=torch.float64)
+        self.visits = torch.empty(K, dtype=torch.float64)
+        # the kernel must read the parameters themselves, which it changes
+        form = chain.log_emission
+        if isinstance(emission, Categorical):
+            form = form._replace(log_probs=normalized(emission.logits))
+        transmat = normalized(transition.transition_logits)
+        tables, alive = cpu.prepare(chain._replace(log_transition=transmat, log_emission=form))
+        self.alive = alive
+        frozen = transition.frozen
+        initial = self.rows(transition.initial_logits, transition.startprob_prior, "initial" in frozen)
+        moves = self.rows(transition.transition_logits, transition.transmat_prior, "transition" in frozen)
+        numbers = (batch.weights.contiguous(), self.log_z, self.visits)
+        self.alive += numbers
+        weights, log_z, visits = (x.data_ptr() for x in numbers)
+        self.climb = _cpu.Climb(tables, initial, moves, weights, log_z, visits)
+        if isinstance(emission, Categorical):
+            self.climb.symbols(self.rows(emission.logits, emission.concentration, "probs" in emission.frozen))
+        else:
+            assert isinstance(emission, DiagonalGaussian)
+            self.gaussians(emission)
+        self.expect, self.maximize, self.log_prior = (
+            self.climb.expect,
+            self.climb.maximize,
+            self.climb.log_prior,
+        )
+
+    def rows(self, logits: Tensor, concentration: Tensor | float, frozen: bool) -> "_cpu.Rows":
+        logits, alpha = normalized(logits), self.written_out(concentration, logits)
+        return _cpu.Rows(logits.data_ptr(), alpha.data_ptr(), frozen)
+
+    def gaussians(self, emission: DiagonalGaussian) -> None:
+        mean, prior = emission.mean.detach(), emission.prior
+        held = torch.zeros(mean.shape, dtype=torch.bool)
+        self.alive.append(held)
+        if "covariance" not in emission.frozen:
+            emission.held = held
+        centre, pull, scale = (self.written_out(x, mean) for x in (prior.mean, prior.weight, prior.scale))
+        floor = self.written_out(emission.floor, mean[0])
+        self.climb.gaussians(
+            mean.data_ptr(), emission.log_scale.data_ptr(), centre.data_ptr(), pull.data_ptr(), scale.data_ptr(),
+            prior.dof, floor.data_ptr(), held.data_ptr(),
+            "mean" in emission.frozen, "covariance" in emission.frozen,
+        )  # fmt: skip
+
+    def written_out(self, value: Tensor | float, like: Tensor) -> Tensor:
+        """A tensor of that shape, kept for as long as the kernel reads it."""
+        full = torch.as_tensor(value, dtype=torch.float64).expand(like.shape).contiguous()
+        self.alive.append(full)
+        return full
+
+
+def normalized(logits: Tensor) -> Tensor:
+    """The same memory, with the logits put as the logarithms of their softmax."""
+    logits = logits.detach()
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+
+def compiled(model: HMM, batches: list[Batch]) -> Compiled | None:
+    """The compiled updates, where there are some.
+
+    That is for one batch on the CPU in float64, a stationary chain, diagonal Gaussian or categorical emissions, and
+    where nothing needs the emissions written out.
+    """
+    fits = type(model.transition) is Stationary and type(model.emission) in (Categorical, DiagonalGaussian)
+    if not fits or len(batches) > 1:
+        return None
+    chain = model.chain(batches[0])
+    form = chain.log_emission
+    if not isinstance(form, Quadratic | Table) or name(chain) != "cpu":
+        return None
+    if any(p.dtype != torch.float64 or not p.is_contiguous() for p in model.parameters()):
+        return None
+    return Compiled(model, batches[0], chain)
