@@ -12,8 +12,8 @@
 //   _k_best.hpp            the n most probable paths
 //   _maximize.hpp          whole updates of EM
 //
-// All but the last three are compiled once for every instruction set, each in its own namespace; the machine decides at run
-// time.  This file holds what they share: tables, memory, threads, and the Python interface.
+// All but the last three are compiled once for every instruction set, each in its own namespace; the machine decides
+// at run time.  This file holds what they share: tables, memory, threads, and the Python interface.
 
 #if defined(__linux__)
 #include <sys/mman.h>

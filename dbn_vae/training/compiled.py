@@ -24,23 +24,19 @@ class Compiled:
     """The updates of a model on one batch; see `compiled`."""
 
     def __init__(self, model: HMM, batch: Batch, chain: Chain) -> None:
-        chain = chain.canonical()
-        transition, emission = model.transition, model.emission
+        transition, emission, form = model.transition, model.emission, chain.log_emission
         assert isinstance(transition, Stationary)
-        K = model.n_components
         self.log_z = torch.empty(len(batch.lengths), dtype=torch.float64)
-        self.visits = torch.empty(K, dtype=torch.float64)
+        self.visits = torch.empty(model.n_components, dtype=torch.float64)
         # the kernel must read the parameters themselves, which it changes
-        form = chain.log_emission
         if isinstance(emission, Categorical):
-            form = form._replace(log_probs=normalized(emission.logits))
-        transmat = normalized(transition.transition_logits)
-        tables, alive = cpu.prepare(chain._replace(log_transition=transmat, log_emission=form))
-        self.alive = alive
+            form = form._replace(log_probs=emission.logits.detach())
+        own = chain._replace(log_transition=transition.transition_logits.detach(), log_emission=form)
+        tables, self.alive = cpu.prepare(own.canonical())
         frozen = transition.frozen
         initial = self.rows(transition.initial_logits, transition.startprob_prior, "initial" in frozen)
         moves = self.rows(transition.transition_logits, transition.transmat_prior, "transition" in frozen)
-        numbers = (batch.weights.contiguous(), self.log_z, self.visits)
+        numbers = (batch.weights.double().contiguous(), self.log_z, self.visits)
         self.alive += numbers
         weights, log_z, visits = (x.data_ptr() for x in numbers)
         self.climb = _cpu.Climb(tables, initial, moves, weights, log_z, visits)
@@ -49,14 +45,11 @@ class Compiled:
         else:
             assert isinstance(emission, DiagonalGaussian)
             self.gaussians(emission)
-        self.expect, self.maximize, self.log_prior = (
-            self.climb.expect,
-            self.climb.maximize,
-            self.climb.log_prior,
-        )
 
     def rows(self, logits: Tensor, concentration: Tensor | float, frozen: bool) -> "_cpu.Rows":
-        logits, alpha = normalized(logits), self.written_out(concentration, logits)
+        """Log-probabilities and their prior; the logits are put as the logarithms of their softmax, where they lie."""
+        logits, alpha = logits.detach(), self.written_out(concentration, logits)
+        logits.sub_(logits.logsumexp(-1, keepdim=True))
         return _cpu.Rows(logits.data_ptr(), alpha.data_ptr(), frozen)
 
     def gaussians(self, emission: DiagonalGaussian) -> None:
@@ -80,20 +73,17 @@ class Compiled:
         return full
 
 
-def normalized(logits: Tensor) -> Tensor:
-    """The same memory, with the logits put as the logarithms of their softmax."""
-    logits = logits.detach()
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))
-
-
 def compiled(model: HMM, batches: list[Batch]) -> Compiled | None:
     """The compiled updates, where there are some.
 
     That is for one batch on the CPU in float64, a stationary chain, diagonal Gaussian or categorical emissions, and
     where nothing needs the emissions written out.
     """
-    fits = type(model.transition) is Stationary and type(model.emission) in (Categorical, DiagonalGaussian)
+    emission = model.emission
+    fits = type(model.transition) is Stationary and type(emission) in (Categorical, DiagonalGaussian)
     if not fits or len(batches) > 1:
+        return None
+    if isinstance(emission, DiagonalGaussian) and emission.log_scale.shape != emission.mean.shape:
         return None
     chain = model.chain(batches[0])
     form = chain.log_emission

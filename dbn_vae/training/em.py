@@ -19,7 +19,7 @@ from dbn_vae import inference
 from dbn_vae.emissions.base import Emission
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
-from dbn_vae.training.compiled import compiled
+from dbn_vae.training.compiled import Compiled, compiled
 from dbn_vae.training.gradient_em import add, collect, maximize
 
 
@@ -52,17 +52,15 @@ class Expectation(NamedTuple):
 def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
     """Improve an HMM for as long as the caller asks; see gradient_em for emissions without a closed-form M-step.
 
+    Priors and what is frozen are read once, at the first step.
+
     Raises:
         ValueError: a sequence is impossible under the model.
     """
     batches = list(data.batches())
     quick = compiled(model, batches)
-    while quick:
-        log_likelihood = quick.expect()
-        if not math.isfinite(log_likelihood):
-            require_possible(quick.log_z, batches[0].which)
-        yield EMStep(log_likelihood, log_likelihood + quick.log_prior(), quick.visits.clone())
-        quick.maximize()
+    if quick is not None:
+        yield from in_one_call(quick, batches[0])
     while True:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
@@ -70,6 +68,16 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
         yield EMStep(log_likelihood, log_likelihood + log_prior, e.first + e.pairs.sum(0))
         model.transition.maximize(e.first, e.pairs)
         maximize(model.emission, e.emission)
+
+
+def in_one_call(quick: Compiled, batch: Batch) -> Iterator[EMStep]:
+    """The same steps from compiled updates."""
+    while True:
+        log_likelihood = quick.climb.expect()
+        if not math.isfinite(log_likelihood):
+            require_possible(quick.log_z, batch.which)
+        yield EMStep(log_likelihood, log_likelihood + quick.climb.log_prior(), quick.visits.clone())
+        quick.climb.maximize()
 
 
 def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:

@@ -90,7 +90,7 @@ def test_every_update_is_that_of_the_modules(family: str, frozen: tuple[str, ...
 
 
 def test_the_drawn_problems_ask_for_everything() -> None:
-    """Floors that hold, states with nothing to learn from, zeros: or the comparison above says little."""
+    """Floors that hold and zeros: or the comparison above says little."""
     model, data = problem("gaussian", 0)
     path(model, data)
     assert model.emission.held.any() and not model.emission.held.all()
@@ -112,6 +112,18 @@ def test_a_state_nobody_visits_stays_as_it_is(family: str) -> None:
         expected = path(models[0], data)
     for got, want in zip(path(models[1], data), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_data_and_variances_of_another_type_or_shape_are_not_misread() -> None:
+    """Kernels read bare memory: symbols in float32 come with weights in float32."""
+    model, data = problem("categorical", 2)
+    expected = next(iter(em(model, data))).log_likelihood
+    narrow = data.to(dtype=torch.float32)
+    assert updates(model, narrow) is not None
+    assert next(iter(em(model, narrow))).log_likelihood == pytest.approx(expected, rel=1e-6)
+    shared = DiagonalGaussian(torch.zeros(K, D).double(), torch.ones(K, 1).double())
+    model, data = problem("gaussian", 2)
+    assert updates(HMM(model.transition, shared), data) is None
 
 
 def test_an_impossible_sequence_is_named() -> None:
