@@ -80,8 +80,9 @@ def fits(table: Tensor, dtype: torch.dtype, place: str) -> bool:
 @functools.cache
 def notice() -> None:
     warnings.warn(
-        "dbn_vae was installed without its compiled engine: inference runs in plain torch, exact but many "
-        "times slower. Install a C++ compiler (GCC or Clang) and reinstall dbn_vae to have it.",
+        "dbn_vae runs without its compiled engine: inference is plain torch, exact but many times slower. Install a "
+        "C++ compiler (GCC or Clang) and reinstall dbn_vae to have it. If it was installed with one, Python found "
+        "the source folder before the installed package: start it from another folder.",
         stacklevel=2,
     )
 
