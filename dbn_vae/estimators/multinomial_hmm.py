@@ -54,7 +54,8 @@ class MultinomialHMM(ClassicalHMM):
 
     def first_emission(self, data: Sequences) -> Multinomial:
         K, V = self.n_components, data.x.shape[1]
-        return Multinomial(torch.full((K, V), 1 / V, dtype=self.dtype), self.trials())
+        # one pseudo-count a row, as for CategoricalHMM
+        return Multinomial(torch.full((K, V), 1 / V, dtype=self.dtype), self.trials(), 1 + 1 / V)
 
     def trials(self) -> int | None:
         if self.n_trials is None:

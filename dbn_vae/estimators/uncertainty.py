@@ -91,19 +91,23 @@ def uncertainty(
         )
     table = pd.DataFrame(targets(model))
     table["state"] = table["state"].astype("Int64")
-    table["note"] = notes(model, table, data)
+    work, module = copy.copy(model), model.build()
+    work.prepare(module, data)  # priors, floors and what is frozen, as when it was fitted
+    table["note"] = notes(work, model.n_parameters() == work.n_free_, table, data)
     told = (table["note"] == "").to_numpy()
     if method == "bootstrap":
         drawn = replicates(model, data, n_samples, random_state, verbose)
         told = told | (table["note"] == AT_THE_EDGE).to_numpy()
-        with np.errstate(invalid="ignore"):  # a state that is never left stays ∞
+        with np.errstate(invalid="ignore", over="ignore"):  # a state that is never left stays ∞
             table["standard error"] = drawn.std(0, ddof=1)
         tail = (1 - level) / 2
         table["lower"], table["upper"] = np.quantile(drawn, [tail, 1 - tail], axis=0, method="higher")
     else:
-        variance, troubles = delta_method(model, data, method)
+        variance, troubles = delta_method(work, module, data, method)
         warn("uncertainty", troubles)
-        floored = told & (variance == 0)
+        floored = told & (
+            variance < np.square(1e-9 * table["estimate"])
+        )  # but for the rounding of differences
         table.loc[floored, "note"] = "held at its floor"
         told = told & ~floored
         table["standard error"] = np.sqrt(variance)
@@ -163,13 +167,16 @@ ONE_SEQUENCE = "one sequence cannot tell it"
 AT_THE_EDGE = "at the edge of its range"
 
 
-def notes(model: ClassicalHMM, table: pd.DataFrame, data: Sequences) -> list[str]:
-    """Why a number has no error of its own; "" where it has one."""
+def notes(model: ClassicalHMM, structural: bool, table: pd.DataFrame, data: Sequences) -> list[str]:
+    """Why a number has no error of its own; "" where it has one.
+
+    structural: exact zeros stood there before the fit; otherwise some may be estimates, and none counts as exact.
+    """
     letter = {plain(a): c for c, a in model.letters.items()}
     letter |= {"startprob": "s", "transmat": "t"} | dict.fromkeys(DERIVED, "t")
     rows = {"startprob": np.asarray(model.startprob_)[None], "transmat": np.asarray(model.transmat_)}
     certain = {name: (p > 0).sum(1) == 1 for name, p in rows.items()}  # all others are exactly 0
-    found = []
+    found, K = [], model.n_components
     for name, state, value in zip(table["parameter"], table["state"], table["estimate"], strict=True):
         n = len(data) if name == "startprob" else data.n_frames
         p = 1 / value if name == "mean stay" else value
@@ -178,7 +185,7 @@ def notes(model: ClassicalHMM, table: pd.DataFrame, data: Sequences) -> list[str
         note = ""
         if letter[name] not in model.params:
             note = FIXED
-        elif (name in rows and (value == 0 or only)) or (name in DERIVED and model.n_components == 1):
+        elif (structural and name in rows and (value == 0 or only)) or (K == 1 and name in (*rows, *DERIVED)):
             note = STRUCTURE
         elif name == "startprob" and n == 1:
             note = ONE_SEQUENCE
@@ -191,13 +198,13 @@ def notes(model: ClassicalHMM, table: pd.DataFrame, data: Sequences) -> list[str
 # -- derivatives
 
 
-def delta_method(model: ClassicalHMM, data: Sequences, method: str) -> tuple[np.ndarray, list[str]]:
+def delta_method(
+    model: ClassicalHMM, module: HMM, data: Sequences, method: str
+) -> tuple[np.ndarray, list[str]]:
     """The variance of every target, NaN where the information gives none, and what a user should know of it."""
-    work, module = copy.copy(model), model.build()
-    work.prepare(module, data)  # priors, floors and what is frozen, as when it was fitted
     free = free_coordinates(module, data.n_frames, len(data))
     gradient, information = observed_information(module, data, free)
-    J = jacobian(work, module, free)
+    J = jacobian(copy.copy(model), module, free)
     if not len(gradient):
         return np.zeros(len(J)), []
     # in units in which the diagonal is 1, so that units of X play no part
@@ -239,7 +246,7 @@ def jacobian(work: ClassicalHMM, module: HMM, free: list[Free]) -> np.ndarray:
         values = parameter.data
         for index in map(tuple, which.nonzero().tolist()):
             origin = float(values[index])
-            h = 1e-3 * max(1.0, abs(origin))
+            h = 1e-3 * max(1.0, abs(origin) / 100)  # logarithms stay below 100, and locations are linear
             at = []
             for step in (-2, -1, 1, 2):
                 values[index] = origin + step * h
