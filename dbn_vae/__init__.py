@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         VariationalGaussianHMM,
     )
     from dbn_vae.estimators.peers import from_hmmlearn, to_hmmlearn
+    from dbn_vae.estimators.selection import select
+    from dbn_vae.estimators.uncertainty import uncertainty
     from dbn_vae.evaluation.comparison import compare
     from dbn_vae.io import load
     from dbn_vae.models.hmm import HMM
@@ -45,7 +47,9 @@ _HOMES = {
     "compare": "evaluation.comparison",
     "from_hmmlearn": "estimators.peers",
     "load": "io",
+    "select": "estimators.selection",
     "to_hmmlearn": "estimators.peers",
+    "uncertainty": "estimators.uncertainty",
 }
 
 __all__ = [
@@ -66,7 +70,9 @@ __all__ = [
     "compare",
     "from_hmmlearn",
     "load",
+    "select",
     "to_hmmlearn",
+    "uncertainty",
 ]
 
 

@@ -245,6 +245,27 @@ def held_out_table(
     return figure
 
 
+def criteria(
+    states: Any, curves: Mapping[str, Any], *, chosen: int, ylabel: str, errors: Any = None
+) -> "Figure":
+    """One line a criterion over numbers of states (n,), its error bars (n,) if given, and the chosen number."""
+    from matplotlib.ticker import MaxNLocator
+
+    k = np.asarray(states)
+    figure, axes = canvas(6.0, 3.6)
+    axes.axvline(chosen, color=SHADE, linewidth=1, linestyle=(0, (4, 2)), label=f"chosen: {chosen}")
+    for i, (name, values) in enumerate(curves.items()):
+        y = np.asarray(values, dtype=np.float64)
+        require_shape(name, y, (len(k),))
+        axes.errorbar(k, y, yerr=errors, color=state_colour(i), marker="o", capsize=3, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.set_xlabel("states")
+    axes.set_ylabel(ylabel)
+    legend_beside(axes)
+    return figure
+
+
 def png_base64(figure: "Figure") -> str:
     """The picture as PNG in base64, to stand inside an HTML page."""
     return base64.b64encode(rendered(figure, "png")).decode("ascii")

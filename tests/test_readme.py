@@ -43,5 +43,7 @@ def test_model_table_names_what_the_package_exports() -> None:
         "compare",
         "from_hmmlearn",
         "load",
+        "select",
         "to_hmmlearn",
+        "uncertainty",
     }

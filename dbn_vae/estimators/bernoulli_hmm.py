@@ -11,6 +11,7 @@ from dbn_vae.emissions.bernoulli import Bernoulli
 from dbn_vae.estimators.classical import ClassicalHMM, as_array
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import EMStep
 
 
 @dataclass(eq=False, repr=False)
@@ -57,6 +58,18 @@ class BernoulliHMM(ClassicalHMM):
         super().prepare(model, data)
         assert isinstance(model.emission, Bernoulli)
         model.emission.ones = model.emission.zeros = float(self.emissionprob_prior)
+
+    def troubles(self, model: HMM, last: EMStep) -> list[str]:
+        found = super().troubles(model, last)
+        assert isinstance(model.emission, Bernoulli)
+        probs = model.emission.probs()
+        certain = ((probs == 0).all(0) | (probs == 1).all(0)).nonzero().flatten().tolist()
+        if certain:
+            found.append(
+                f"columns {certain} are the same for certain in every state, so new data that differ there would be "
+                "impossible; leave them out, or use a prior (emissionprob_prior above 1)"
+            )
+        return found
 
     @property
     def n_features(self) -> int:

@@ -12,6 +12,7 @@ from dbn_vae.emissions.categorical import Categorical
 from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import EMStep
 
 
 class CategoricalFace(ClassicalHMM):
@@ -66,10 +67,26 @@ class CategoricalHMM(CategoricalFace):
 
     def first_emission(self, data: Sequences) -> Categorical:
         V = self.n_features or int(data.x.max()) + 1
-        return Categorical(torch.full((self.n_components, V), 1 / V, dtype=self.dtype))
+        # one pseudo-count a row: a symbol that the data lack must not start, and so for ever stay, impossible
+        return Categorical(torch.full((self.n_components, V), 1 / V, dtype=self.dtype), 1 + 1 / V)
 
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)
         assert isinstance(model.emission, Categorical)
         shape = self.n_components, model.emission.n_symbols
         model.emission.concentration = prior("emissionprob_prior", self.emissionprob_prior, shape)
+
+    def troubles(self, model: HMM, last: EMStep) -> list[str]:
+        assert isinstance(model.emission, Categorical)
+        return super().troubles(model, last) + never_given(model.emission.probs())
+
+
+def never_given(probs: torch.Tensor) -> list[str]:
+    """The trouble with symbols that have probability 0 in every state."""
+    never = (probs == 0).all(0).nonzero().flatten().tolist()
+    if not never:
+        return []
+    return [
+        f"no state ever gives symbols {never}, so new data that hold them would be impossible; "
+        "use a prior (emissionprob_prior above 1)"
+    ]

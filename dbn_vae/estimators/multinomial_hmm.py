@@ -9,9 +9,11 @@ from sklearn.utils import Tags
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.multinomial import Multinomial
+from dbn_vae.estimators.categorical_hmm import never_given
 from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import EMStep
 
 
 @dataclass(eq=False, repr=False)
@@ -52,7 +54,8 @@ class MultinomialHMM(ClassicalHMM):
 
     def first_emission(self, data: Sequences) -> Multinomial:
         K, V = self.n_components, data.x.shape[1]
-        return Multinomial(torch.full((K, V), 1 / V, dtype=self.dtype), self.trials())
+        # one pseudo-count a row, as for CategoricalHMM
+        return Multinomial(torch.full((K, V), 1 / V, dtype=self.dtype), self.trials(), 1 + 1 / V)
 
     def trials(self) -> int | None:
         if self.n_trials is None:
@@ -67,6 +70,10 @@ class MultinomialHMM(ClassicalHMM):
         assert isinstance(model.emission, Multinomial)
         shape = self.n_components, model.emission.n_features
         model.emission.concentration = prior("emissionprob_prior", self.emissionprob_prior, shape)
+
+    def troubles(self, model: HMM, last: EMStep) -> list[str]:
+        assert isinstance(model.emission, Multinomial)
+        return super().troubles(model, last) + never_given(model.emission.probs())
 
     @property
     def n_features(self) -> int:

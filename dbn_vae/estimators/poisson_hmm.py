@@ -12,6 +12,7 @@ from dbn_vae.emissions.poisson import Poisson
 from dbn_vae.estimators.classical import ClassicalHMM, as_array, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import EMStep
 
 
 @dataclass(eq=False, repr=False)
@@ -60,6 +61,17 @@ class PoissonHMM(ClassicalHMM):
         shape = self.n_components, model.emission.n_features
         model.emission.shape = prior("lambdas_prior", self.lambdas_prior, shape) + 1
         model.emission.rate = prior("lambdas_weight", self.lambdas_weight, shape)
+
+    def troubles(self, model: HMM, last: EMStep) -> list[str]:
+        found = super().troubles(model, last)
+        assert isinstance(model.emission, Poisson)
+        never = (model.emission.rates() == 0).all(0).nonzero().flatten().tolist()
+        if never:
+            found.append(
+                f"columns {never} have rate 0 in every state, so new data that count anything there would be "
+                "impossible; leave them out, or use a prior (lambdas_prior above 0)"
+            )
+        return found
 
     @property
     def n_features(self) -> int:
