@@ -2,12 +2,11 @@
 
 import copy
 import math
-from collections.abc import Callable
 from itertools import islice
 
 import pytest
 import torch
-from torch import Tensor
+from random_models import FAMILIES, random_data, random_model
 
 from dbn_vae import emissions
 from dbn_vae.emissions import gaussian
@@ -16,80 +15,10 @@ from dbn_vae.sequences import Sequences
 from dbn_vae.training.em import em, expect
 from dbn_vae.transitions import Stationary
 
-K, D = 3, 2
+K = 3
 close = torch.testing.assert_close
 
 
-def uniform(g: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=g, dtype=torch.float64)
-
-
-def simplex(g: torch.Generator, *shape: int) -> Tensor:
-    rows = 0.1 + uniform(g, *shape)
-    return rows / rows.sum(-1, keepdim=True)
-
-
-def covariances(g: torch.Generator, *shape: int) -> Tensor:
-    root = torch.randn(*shape, D, 2 * D, generator=g, dtype=torch.float64)
-    return root @ root.mT / D + 0.2 * torch.eye(D, dtype=torch.float64)
-
-
-def prior(strength: float) -> gaussian.GaussianPrior:
-    return gaussian.GaussianPrior(mean=0.3, weight=strength, scale=strength, dof=strength)
-
-
-# One line a family: an emission with random parameters and a prior of a strength (0: none).
-FAMILIES: dict[str, Callable[[torch.Generator, float], emissions.Emission]] = {
-    "diagonal": lambda g, s: gaussian.DiagonalGaussian(
-        2 * simplex(g, K, D), 0.5 + uniform(g, K, D), prior(s)
-    ),
-    "spherical": lambda g, s: gaussian.SphericalGaussian(2 * simplex(g, K, D), 0.5 + uniform(g, K), prior(s)),
-    "full": lambda g, s: gaussian.FullGaussian(2 * simplex(g, K, D), covariances(g, K), prior(s)),
-    "tied": lambda g, s: gaussian.TiedGaussian(2 * simplex(g, K, D), covariances(g), prior(s)),
-    "categorical": lambda g, s: emissions.Categorical(simplex(g, K, 4), 1 + s),
-    "bernoulli": lambda g, s: emissions.Bernoulli(0.1 + 0.8 * uniform(g, K, D), 1 + s, 1 + s),
-    "poisson": lambda g, s: emissions.Poisson(1 + 4 * uniform(g, K, D), 1 + s, s),
-    "exponential": lambda g, s: emissions.Exponential(0.2 + 2 * uniform(g, K, D), 1 + s, s),
-    "gamma": lambda g, s: emissions.Gamma(0.5 + 2 * uniform(g, K, D), 0.5 + uniform(g, K, D)),
-    "log-normal": lambda g, s: emissions.LogNormal(
-        gaussian.FullGaussian(2 * simplex(g, K, D), covariances(g, K), prior(s + 0.1))
-    ),
-    "von-mises": lambda g, s: emissions.VonMises(6 * uniform(g, K, D), 0.2 + 3 * uniform(g, K, D)),
-    "student-t": lambda g, s: emissions.StudentT(
-        2 * simplex(g, K, D), 0.5 + uniform(g, K, D), 1 + 9 * uniform(g, K, D)
-    ),
-    "negative-binomial": lambda g, s: emissions.NegativeBinomial(
-        1 + 4 * uniform(g, K, D), 0.3 + 3 * uniform(g, K, D)
-    ),
-    "multinomial": lambda g, s: emissions.Multinomial(simplex(g, K, 4), 6, 1 + s),
-    "zero-inflated": lambda g, s: emissions.ZeroInflated(
-        emissions.Poisson(1 + 4 * uniform(g, K, D), 1 + s, s), 0.1 + 0.7 * uniform(g, K, D)
-    ),
-    "mixture": lambda g, s: emissions.Mixture(
-        gaussian.FullGaussian(3 * uniform(g, 2 * K, D), covariances(g, 2 * K), prior(s + 0.1)),
-        simplex(g, K, 2),
-        1 + s,
-    ),
-    "product": lambda g, s: emissions.Product(
-        [
-            gaussian.DiagonalGaussian(2 * simplex(g, K, 1), 0.5 + uniform(g, K, 1), prior(s + 0.1)),
-            emissions.Poisson(1 + 4 * uniform(g, K, 1), 1 + s, s),
-        ],
-        [[1], [0]],
-    ),
-    "low-rank": lambda g, s: emissions.LowRankGaussian(
-        2 * simplex(g, K, D), uniform(g, K, D, 1), 0.5 + uniform(g, K, D), torch.full((D,), 0.05).double()
-    ),
-    "linear-regression": lambda g, s: emissions.LinearRegression(
-        2 * simplex(g, K, D), 2 * simplex(g, K, D, 2), covariances(g, K), torch.full((D,), 0.05).double()
-    ),
-    "autoregressive": lambda g, s: emissions.Autoregressive(
-        2 * simplex(g, K, D), 0.3 * uniform(g, K, 2, D, D), covariances(g, K), torch.full((D,), 0.05).double()
-    ),
-    "logistic-regression": lambda g, s: emissions.LogisticRegression(
-        2 * simplex(g, K, D) - 1, 2 * simplex(g, K, D, 2), 0.1 + s
-    ),
-}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 summed = pytest.mark.parametrize("family", [f for f in FAMILIES if f != "logistic-regression"])
 # so little data puts the others' maximum on a boundary, a floor or at infinity, or EM needs thousands of updates
@@ -98,30 +27,6 @@ INTERIOR = [
     for f in FAMILIES
     if f not in ("student-t", "zero-inflated", "low-rank", "autoregressive") and not f.endswith("regression")
 ]
-
-
-def random_model(family: str, g: torch.Generator, strength: float = 0.0) -> HMM:
-    chain = Stationary(simplex(g, K), simplex(g, K, K), 1 + strength, 1 + strength * torch.eye(K))
-    return HMM(chain, FAMILIES[family](g, strength))
-
-
-def random_data(
-    family: str, g: torch.Generator, n: int = 4, missing: float = 0.0, weights: bool = False, T: int = 14
-) -> Sequences:
-    """Ragged sequences of a random model; NaN at random, never weight 0 throughout."""
-    truth = random_model(family, g)
-    xs, us = [], []
-    for _ in range(n):
-        length = int(torch.randint(1, T + 1, (1,), generator=g))
-        us.append(torch.randn(length, 2, generator=g, dtype=torch.float64))
-        x, _ = truth.sample(length, g, us[-1])
-        x = x.double()
-        xs.append(torch.where(uniform(g, *x.shape) < missing, torch.nan, x).numpy())
-    return Sequences.from_any(
-        xs,
-        weights=(0.2 + 2 * uniform(g, n)).numpy() if weights else None,
-        inputs=[u.numpy() for u in us] if family.endswith("regression") else None,
-    )
 
 
 @every_family
