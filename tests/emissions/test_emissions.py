@@ -896,6 +896,17 @@ def test_probabilities_of_exactly_zero_are_exact_and_have_finite_gradients(famil
     assert emission.log_prior() == 0
 
 
+@pytest.mark.parametrize("family", [Poisson, lambda rates: NegativeBinomial(rates, 2.0)])
+def test_an_impossible_count_nobody_saw_says_nothing(family):
+    """Zero inflation asks its base for one entry at a time, the others standing there unobserved."""
+    base = family(torch.tensor([[0.0, 2.0]], dtype=torch.float64))
+    x, second = torch.tensor([[3.0, 1.0]]).double(), torch.tensor([[False, True]])
+    close(base.log_prob(x, second), base.log_prob(torch.tensor([[0.0, 1.0]]).double(), second), **EXACT)
+    emission = ZeroInflated(base, torch.full((1, 2), 0.5).double())
+    assert emission.log_prob(x, ~second | second).item() == -torch.inf
+    assert emission.log_prob(x, second).isfinite().all()
+
+
 # Families that must agree
 
 

@@ -3,10 +3,11 @@
 import copy
 import math
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
-from random_models import FAMILIES, random_data, random_model
+from random_models import FAMILIES, random_chain, random_data, random_model
 
 from dbn_vae import emissions
 from dbn_vae.emissions import gaussian
@@ -29,22 +30,39 @@ INTERIOR = [
 ]
 
 
-@every_family
-@pytest.mark.parametrize("seed", range(8))
-def test_the_objective_never_decreases(family: str, seed: int) -> None:
-    """Random problems: NaN in half of them, weights and priors in others; log-likelihood plus prior only rises."""
+def one_of(g: torch.Generator, *values: Any) -> Any:
+    return values[int(torch.randint(len(values), (), generator=g))]
+
+
+def random_fit(family: str, seed: int) -> tuple[HMM, Sequences, str]:
+    """A model that did not give the data, and what the problem holds: sizes, NaN, weights, a prior, zeros, labels."""
     g = torch.Generator().manual_seed(seed)
-    missing, weights, strength = 0.3 * (seed % 2), bool(seed // 2 % 2), 0.5 * (seed // 4 % 2)
-    data = random_data(family, g, 6, missing, weights)
-    model = random_model(family, g, strength)
+    K, D = one_of(g, 1, 2, 3), 2 if family == "product" else one_of(g, 1, 2, 3)
+    missing, weights, strength = one_of(g, 0.0, 0.3), one_of(g, False, True), one_of(g, 0.0, 0.5)
+    zeros, labelled = one_of(g, 0.0, 0.4), one_of(g, 0.0, 0.0, 0.3)
+    chain = random_chain(g, K, strength, zeros)
+    model, truth = (HMM(chain, FAMILIES[family](g, strength, K, D)) for _ in range(2))
+    n, T = one_of(g, 1, 2, 4), one_of(g, 3, 8, 14)
+    data = random_data(family, g, n, missing, weights, T, truth=truth, labelled=labelled)
     for part in model.emission.modules():
         if isinstance(part, gaussian.Gaussian):
             part.floor.fill_(0.05)
-    values = torch.tensor([step.objective for step in islice(em(model, data), 15)])
-    assert values.isfinite().all()
-    worst = float(values.diff().min())
-    assert worst > -1e-9 * float(values.abs().max()), f"fell by {-worst:.2e}: {values.tolist()}"
-    assert values[-1] > values[0] + 1e-3, "nothing was learnt"
+    return model, data, f"seed {seed}: {K=} {D=} {missing=} {weights=} {strength=} {zeros=} {labelled=}"
+
+
+@every_family
+def test_the_objective_never_decreases(family: str) -> None:
+    """A thousand fits in all, of so few frames that states die and spreads reach their floors."""
+    gains = []
+    for seed in range(20 if family == "logistic-regression" else 49):
+        model, data, about = random_fit(family, seed)
+        values = torch.tensor([step.objective for step in islice(em(model, data), 10)], dtype=torch.float64)
+        assert values.isfinite().all(), f"{about}: {values.tolist()}"
+        worst = float(values.diff().min())
+        scale = float(values.abs().max().clamp_min(1))
+        assert worst > -1e-9 * scale, f"{about}: fell by {-worst:.2e}: {values.tolist()}"
+        gains.append(float(values[-1] - values[0]))
+    assert sum(gain > 1e-3 for gain in gains) > 0.5 * len(gains), "nothing was learnt"
 
 
 @pytest.mark.parametrize("family", INTERIOR)
