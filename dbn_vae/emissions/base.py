@@ -18,6 +18,9 @@ class Emission(nn.Module, ABC):
     n_features: int
     n_context: int = 0  # columns that with_context appends to a frame
     frozen: frozenset[str] = frozenset()  # names of parameters that no M-step moves
+    held: Tensor = torch.zeros(
+        0, 1, dtype=torch.bool
+    )  # spreads the last M-step held at a floor; rows: states
 
     @abstractmethod
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
@@ -37,6 +40,20 @@ class Emission(nn.Module, ABC):
         raise NotImplementedError(
             f"{type(self).__name__} names no torch Distribution; to draw from it, define distribution or sample"
         )
+
+    @property
+    def floored(self) -> list[int]:
+        """States of which the last M-step held a spread at the floor: they would collapse onto single values.
+
+        Of a matrix that all states share: [0].
+        """
+        parts = [part for part in self.modules() if isinstance(part, Emission)]
+        # the components of a state stand together
+        rows = [
+            part.held.any(-1).nonzero().flatten() * self.n_components // max(len(part.held), 1)
+            for part in parts
+        ]
+        return sorted(set(torch.cat(rows).tolist()))
 
     def free_parameters(self) -> list[nn.Parameter]:
         """What a gradient M-step moves."""

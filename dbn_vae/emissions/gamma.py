@@ -3,6 +3,8 @@
 The M-step solves log a − ψ(a) = log E[x] − E[log x], and b = a / E[x].
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -10,7 +12,7 @@ from torch.distributions import Gamma as TorchGamma
 
 from dbn_vae.distributions import at, log, sample
 from dbn_vae.emissions.base import ClosedForm, Emission
-from dbn_vae.emissions.special import gamma_shape, increasing_root
+from dbn_vae.emissions.special import FLOOR, gamma_shape, increasing_root, stirling_error
 from dbn_vae.likelihoods.base import require
 
 
@@ -19,13 +21,17 @@ class Gamma(Emission, ClosedForm):
 
     Args:
         shape, rate: (K, D), > 0.
+        floor: (D,) smallest 1/shape allowed, the squared coefficient of variation; the M-step maximises under that
+            constraint.  Without it a state that meets one value only would be held at 1e-9.
     """
 
-    def __init__(self, shape: Tensor, rate: Tensor) -> None:
+    def __init__(self, shape: Tensor, rate: Tensor, floor: Tensor | None = None) -> None:
         super().__init__()
         self.n_components, self.n_features = shape.shape
         self.log_shape = nn.Parameter(log(shape))
         self.log_rate = nn.Parameter(log(rate))
+        self.floor: Tensor
+        self.register_buffer("floor", torch.full_like(shape[0], FLOOR) if floor is None else floor)
 
     def shape(self) -> Tensor:
         return self.log_shape.exp()
@@ -38,8 +44,13 @@ class Gamma(Emission, ClosedForm):
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         value = torch.where(observed, x, 1.0)[..., None, :]
-        shape = self.shape()
-        entry = shape * self.log_rate - torch.lgamma(shape) + (shape - 1) * value.log() - self.rate() * value
+        # with r = b x / a: a (log r − r + 1) + ½ log a / 2π − log x, less what Stirling's formula leaves of log Γ(a).
+        # The terms of the usual form are so large where a is that their difference is lost
+        shape, ratio = self.shape(), (self.log_rate - self.log_shape).exp() * value
+        near = (ratio - 1).abs() < 0.5
+        deficit = torch.where(near, torch.log1p((ratio - 1).where(near, 0.0)), ratio.log()) - (ratio - 1)
+        constant = 0.5 * (self.log_shape - math.log(2 * math.pi)) - stirling_error(shape)
+        entry = shape * deficit + constant - value.log()
         return (entry * observed[..., None, :]).sum(-1)
 
     def check(self, x: Tensor, observed: Tensor) -> None:
@@ -61,7 +72,9 @@ class Gamma(Emission, ClosedForm):
             fresh = (
                 self.shape_at(rate, mean_log) if "rate" in self.frozen else gamma_shape(mean.log() - mean_log)
             )
-            shape = torch.where(seen, fresh, shape)
+            highest = 1 / self.floor
+            self.held = seen & (fresh > highest)
+            shape = torch.where(seen, fresh.minimum(highest), shape)
             self.log_shape.copy_(shape.log())
         if "rate" not in self.frozen:
             self.log_rate.copy_(torch.where(seen, shape / mean, rate).log())

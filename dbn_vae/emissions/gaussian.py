@@ -51,12 +51,6 @@ class Gaussian(Emission, ClosedForm):
         self.prior = prior
         self.floor: Tensor
         self.register_buffer("floor", torch.zeros_like(mean[0]) if floor is None else floor)
-        self.held = torch.zeros(0, 1, dtype=torch.bool)  # which variances the last M-step held at the floor
-
-    @property
-    def floored(self) -> list[int]:
-        """States whose variance the last M-step held at the floor; tied: [0]."""
-        return self.held.any(-1).nonzero().flatten().tolist()
 
     @abstractmethod
     def covariance(self) -> Tensor:

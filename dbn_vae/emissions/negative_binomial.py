@@ -49,7 +49,7 @@ class NegativeBinomial(Emission, ClosedForm):
         total = torch.where(counts > 0, counts * (self.log_mean - (size + mean).log()), 0.0)
         ratio = log_gamma_ratio(size, counts) - torch.lgamma(counts + 1)
         entry = ratio + total - size * torch.log1p(mean / size)
-        return (entry * observed[..., None, :]).sum(-1)
+        return torch.where(observed[..., None, :], entry, 0.0).sum(-1)  # chosen: −inf · 0 would be NaN
 
     def check(self, x: Tensor, observed: Tensor) -> None:
         count = (x >= 0) & (x == x.round())

@@ -34,7 +34,7 @@ class Poisson(Emission, ClosedForm):
         # x log λ is 0 at x = 0 even where λ = 0 and its logarithm is −inf
         total = torch.where(counts > 0, counts * self.log_rates, 0.0)
         entry = total - self.rates() - torch.lgamma(counts + 1)
-        return (entry * observed[..., None, :]).sum(-1)
+        return torch.where(observed[..., None, :], entry, 0.0).sum(-1)  # chosen: −inf · 0 would be NaN
 
     def check(self, x: Tensor, observed: Tensor) -> None:
         count = (x >= 0) & (x == x.round())

@@ -1,9 +1,21 @@
 """Numerics that several families share: differences of gamma functions, and roots in one dimension."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+FLOOR = 1e-9  # of 1/shape and 1/concentration: within the bracket of increasing_root, so that what is found is a root
+
+
+def stirling_error(a: Tensor) -> Tensor:
+    """log Γ(a) − [(a − ½) log a − a + ½ log 2π], without the cancellation of large numbers when a is large."""
+    # a branch not taken must not overflow: its gradient would be NaN
+    large, small = a.clamp_min(100), a.clamp_max(100)
+    series = 1 / (12 * large) - 1 / (360 * large**3) + 1 / (1260 * large**5)
+    exact = torch.lgamma(small) - (small - 0.5) * small.log() + small - 0.5 * math.log(2 * math.pi)
+    return torch.where(a > 100, series, exact)
 
 
 def log_gamma_ratio(a: Tensor, h: Tensor | float) -> Tensor:

@@ -5,7 +5,9 @@ A t variable is a Gaussian of random precision: x | u ~ N(loc, scale² / u) with
     E[u] = (dof + 1) / (dof + δ²),    δ = (x − loc) / scale,
 
 weighs a frame in the M-step; the degrees of freedom solve log(dof/2) − ψ(dof/2) = E[u] − E[log u] − 1 on average.
-Source: Liu and Rubin (1995), ML estimation of the t distribution using EM and its extensions.
+Sources: Liu and Rubin (1995), ML estimation of the t distribution using EM and its extensions; Fernández and Steel
+(1999), Multivariate Student-t regression models: pitfalls and inference, for the floor: where a value repeats, or the
+degrees of freedom are few, the likelihood has no maximum, and grows as the scale goes to 0.
 """
 
 import math
@@ -26,14 +28,18 @@ class StudentT(Emission, ClosedForm):
     Args:
         loc, scale: (K, D).
         dof: degrees of freedom, broadcastable to (K, D).
+        floor: (D,) smallest scale² allowed; the M-step maximises under that constraint.  Never under what rounding
+            leaves of a scale of 0.
     """
 
-    def __init__(self, loc: Tensor, scale: Tensor, dof: Tensor | float) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, dof: Tensor | float, floor: Tensor | None = None) -> None:
         super().__init__()
         self.n_components, self.n_features = loc.shape
         self.loc = nn.Parameter(loc.clone())
         self.log_scale = nn.Parameter(log(scale))
         self.log_dof = nn.Parameter(log(torch.as_tensor(dof).to(loc).expand_as(loc)).clone())
+        self.floor: Tensor
+        self.register_buffer("floor", torch.zeros_like(loc[0]) if floor is None else floor)
 
     def scale(self) -> Tensor:
         return self.log_scale.exp()
@@ -72,11 +78,18 @@ class StudentT(Emission, ClosedForm):
             self.loc.add_(shift)
         if "scale" not in self.frozen:
             variance = (second - 2 * shift * first + weight * shift.square()) / count
-            tiny = torch.finfo(variance.dtype).tiny
-            self.log_scale.copy_(torch.where(seen, 0.5 * variance.clamp_min(tiny).log(), self.log_scale))
+            floor = self.lowest(second / count)
+            self.held = seen & (variance < floor)
+            self.log_scale.copy_(torch.where(seen, 0.5 * variance.maximum(floor).log(), self.log_scale))
         if "dof" not in self.frozen:
             dof = 2 * gamma_shape(spread / count - 1)
             self.log_dof.copy_(torch.where(seen, dof.log(), self.log_dof))
+
+    def lowest(self, second: Tensor) -> Tensor:
+        """The floor (K, D), or what a difference of numbers like the second moment and loc² is known to, if more."""
+        kind = torch.finfo(second.dtype)
+        rounding = (8 * kind.eps * second).maximum((kind.eps * self.loc).square())
+        return self.floor.maximum(rounding).clamp_min(kind.tiny**0.5)  # so that δ² is finite
 
     def n_free(self) -> int:
         return self.loc.numel() * (3 - len(self.frozen & {"loc", "scale", "dof"}))

@@ -13,7 +13,7 @@ from torch.distributions import VonMises as TorchVonMises
 
 from dbn_vae.distributions import at, log, sample
 from dbn_vae.emissions.base import ClosedForm, Emission
-from dbn_vae.emissions.special import increasing_root
+from dbn_vae.emissions.special import FLOOR, increasing_root
 from dbn_vae.likelihoods.base import require
 
 
@@ -23,13 +23,17 @@ class VonMises(Emission, ClosedForm):
     Args:
         loc: (K, D) directions μ.
         concentration: (K, D) κ ≥ 0; 0 is the uniform distribution on the circle.
+        floor: (D,) smallest 1/κ allowed, a variance in radians² where it is small; the M-step maximises under that
+            constraint.  Without it a state that meets one angle only would be held at 1e-9.
     """
 
-    def __init__(self, loc: Tensor, concentration: Tensor) -> None:
+    def __init__(self, loc: Tensor, concentration: Tensor, floor: Tensor | None = None) -> None:
         super().__init__()
         self.n_components, self.n_features = loc.shape
         self.loc = nn.Parameter(loc.clone())
         self.log_concentration = nn.Parameter(log(concentration))
+        self.floor: Tensor
+        self.register_buffer("floor", torch.full_like(loc[0], FLOOR) if floor is None else floor)
 
     def concentration(self) -> Tensor:
         return self.log_concentration.exp()
@@ -40,7 +44,10 @@ class VonMises(Emission, ClosedForm):
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         kappa = self.concentration()
         constant = (2 * math.pi * torch.special.i0e(kappa)).log()  # i0e(κ) = exp(−κ) I₀(κ)
-        entry = kappa * ((x[..., None, :] - self.loc).cos() - 1) - constant
+        half = (x[..., None, :] - self.loc) / 2
+        entry = (
+            -2 * kappa * half.sin().square() - constant
+        )  # not κ (cos 2h − 1): a large κ would lose its digits
         return (entry * observed[..., None, :]).sum(-1)
 
     def check(self, x: Tensor, observed: Tensor) -> None:
@@ -59,7 +66,9 @@ class VonMises(Emission, ClosedForm):
             self.loc.copy_(torch.where(seen, torch.atan2(sine, cosine), self.loc))
         if "concentration" not in self.frozen:
             length = (cosine * self.loc.cos() + sine * self.loc.sin()) / count.where(seen, 1.0)
-            kappa = torch.where(seen, concentrated(length), self.concentration())
+            fresh, highest = concentrated(length), 1 / self.floor
+            self.held = seen & (fresh > highest)
+            kappa = torch.where(seen, fresh.minimum(highest), self.concentration())
             self.log_concentration.copy_(kappa.log())
 
     def n_free(self) -> int:

@@ -193,11 +193,9 @@ class GMMHMM(ClassicalHMM):
 
     def troubles(self, model: HMM, last: EMStep) -> list[str]:
         found = super().troubles(model, last)
-        floored = self.component(model.emission).floored
-        if floored:
-            states = sorted({i if self.tied else i // self.n_mix for i in floored})
+        if model.emission.floored:
             found.append(
-                f"a component's variance in states {states} would collapse and is held at "
+                f"a component's variance in states {model.emission.floored} would collapse and is held at "
                 f"min_covar={self.min_covar:g} of the data's; use fewer components (n_mix), or a prior"
             )
         return found

@@ -745,7 +745,7 @@ def test_the_floor_holds_and_is_reported(name):
     data = x, torch.ones_like(x, dtype=torch.bool), weights
     emission.maximize(*emission.statistics(*data))
     close(emission.covariance()[2].detach(), torch.diag(floor), **EXACT)
-    assert emission.floored if name == "tied" else emission.floored == [2]
+    assert emission.floored == ([0] if name == "tied" else [2])
     if name != "tied":
         emission.maximize(*emission.statistics(data[0], data[1], responsibilities(N)))
         assert emission.floored == [], "the report must be of the last M-step"
@@ -786,6 +786,83 @@ def test_the_floored_m_step_is_the_constrained_maximum(name):
         assert (data[2] * rival.log_prob(*data[:2])).sum() <= best + 1e-6, f"draw {i} is better"
 
 
+COLLAPSING = {
+    "student-t": (lambda **floor: StudentT(MEAN, POSITIVE, 2 + RATES, **floor), lambda e: e.scale().square()),
+    "gamma": (lambda **floor: Gamma(POSITIVE, RATES, **floor), lambda e: 1 / e.shape()),
+    "von-mises": (lambda **floor: VonMises(MEAN, POSITIVE, **floor), lambda e: 1 / e.concentration()),
+}
+
+
+def repeated(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """State 2 meets one value only, whose likelihood has no bound."""
+    x, weights = FAMILIES[name].x.clone(), responsibilities(N)
+    x[:6] = 1.3
+    weights[:, 2] = 0
+    weights[:6] = torch.tensor([0.0, 0, 1], dtype=torch.float64)
+    return x, torch.ones_like(x, dtype=torch.bool), weights
+
+
+@pytest.mark.parametrize("name", COLLAPSING)
+def test_a_floor_keeps_a_state_from_collapsing_and_is_reported(name):
+    """The M-step is then the maximum under the constraint: it would go on falling if it could."""
+    make, spread = COLLAPSING[name]
+    floor, data = torch.tensor([0.05, 0.3], dtype=torch.float64), repeated(name)
+    emission = make(floor=floor)
+    values = []
+    for _ in range(300):
+        emission.maximize(*emission.statistics(*data))
+        values.append(objective(emission, *data).item())
+    assert min(np.diff(values)) > -1e-9 * abs(values[-1]), np.diff(values).min()
+    close(spread(emission)[2].detach(), floor, **EXACT)
+    assert 2 in emission.floored
+    parameter = {"student-t": "log_scale", "gamma": "log_shape", "von-mises": "log_concentration"}[name]
+    push = gradients(emission, *data)[parameter][2] * (-1 if name == "student-t" else 1)
+    assert (push > 1).all(), f"the objective does not ask for a smaller spread: {push}"
+    free = ~emission.held
+    assert free.any() and max(g[free].abs().max() for g in gradients(emission, *data).values()) < 1e-3
+
+
+@pytest.mark.parametrize("name", COLLAPSING)
+def test_without_a_floor_rounding_is_one(name):
+    """Nothing infinite, nothing NaN, and EM climbs still."""
+    make, spread = COLLAPSING[name]
+    emission, data = make(), repeated(name)
+    values = []
+    for _ in range(100):
+        emission.maximize(*emission.statistics(*data))
+        values.append(objective(emission, *data).item())
+        assert all(g.isfinite().all() for g in gradients(emission, *data).values())
+    assert min(np.diff(values)) > -1e-9 * abs(values[-1]), np.diff(values).min()
+    assert (spread(emission)[2] < 2e-9).all() and emission.floored == [2]
+
+
+@pytest.mark.parametrize(
+    ("emission", "centre"),
+    [
+        (Gamma(torch.full((1, 1), 1e9).double(), torch.full((1, 1), 5e8).double()), 2.0),
+        (VonMises(torch.full((1, 1), 2.0).double(), torch.full((1, 1), 2.5e8).double()), 2.0),
+    ],
+    ids=["gamma", "von-mises"],
+)
+def test_a_narrow_density_keeps_its_digits(emission, centre):
+    """Its integral is 1 to ten digits; the usual form of a gamma of shape 1e9 is wrong in the fifth."""
+    width = centre * 1e9**-0.5
+    grid = torch.linspace(-10, 10, 2001, dtype=torch.float64)[:, None]
+    density = emission.log_prob(centre + width * grid, torch.ones_like(grid, dtype=torch.bool)).exp()
+    close(density.sum() * width * 0.01, torch.ones(()).double(), **EXACT)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_state_made_of_components_reports_their_floors(tied):
+    """Components of a state stand together; a matrix that the components share counts once."""
+    family, covariances = (TiedGaussian, COVARIANCES[::M]) if tied else (FullGaussian, COVARIANCES)
+    component = family(MEANS, covariances)
+    emission = Product([Mixture(component, MIXING), DiagonalGaussian(MEAN, VARIANCE)])
+    component.held = torch.zeros(K if tied else K * M, 1, dtype=torch.bool)
+    component.held[-1] = True
+    assert emission.floored == [2]
+
+
 def test_a_constant_feature_neither_breaks_nor_explodes():
     x = numbers(N, 2, seed=14)
     x[:, 1] = 715.0
@@ -817,6 +894,17 @@ def test_probabilities_of_exactly_zero_are_exact_and_have_finite_gradients(famil
     assert gradient.isfinite().all(), gradient
     emission.maximize(*emission.statistics(x, seen, torch.ones(1, 1).double()))
     assert emission.log_prior() == 0
+
+
+@pytest.mark.parametrize("family", [Poisson, lambda rates: NegativeBinomial(rates, 2.0)])
+def test_an_impossible_count_nobody_saw_says_nothing(family):
+    """Zero inflation asks its base for one entry at a time, the others standing there unobserved."""
+    base = family(torch.tensor([[0.0, 2.0]], dtype=torch.float64))
+    x, second = torch.tensor([[3.0, 1.0]]).double(), torch.tensor([[False, True]])
+    close(base.log_prob(x, second), base.log_prob(torch.tensor([[0.0, 1.0]]).double(), second), **EXACT)
+    emission = ZeroInflated(base, torch.full((1, 2), 0.5).double())
+    assert emission.log_prob(x, ~second | second).item() == -torch.inf
+    assert emission.log_prob(x, second).isfinite().all()
 
 
 # Families that must agree

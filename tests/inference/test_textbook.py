@@ -4,10 +4,17 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from dbn_vae import inference
+from dbn_vae.datasets import load_earthquakes
+from dbn_vae.emissions import Poisson
 from dbn_vae.inference import Chain
 from dbn_vae.inference.backends import available
+from dbn_vae.models import HMM
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import em
+from dbn_vae.transitions import Stationary
 
 
 @pytest.fixture(autouse=True, params=sorted({*available} - {"cuda"}))  # the chains here are on the CPU
@@ -144,3 +151,92 @@ def test_chains_worked_by_hand():
     alternates = discrete([1.0, 0.0], [[0.9, 0.1], [0.2, 0.8]], mirror, [0, 1] * 5)
     expected = 5 * math.log(0.1) + 4 * math.log(0.2)
     assert inference.log_partition(alternates).item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_potentials_of_one_count_the_paths():
+    """K^T of them, and K^(T−1) of those go through any one state at any one step."""
+    K, T = 3, 12
+    chain = Chain(torch.zeros(K).double(), torch.zeros(K, K).double(), torch.zeros(1, T, K).double())
+    log_z, gamma, xi = inference.smooth(chain)
+    assert log_z.exp().item() == pytest.approx(K**T, rel=1e-12)
+    assert (gamma * log_z.exp()).flatten().tolist() == pytest.approx([K ** (T - 1)] * T * K, rel=1e-12)
+    assert (xi * log_z.exp()).flatten().tolist() == pytest.approx([(T - 1) * K ** (T - 2)] * K * K, rel=1e-12)
+
+
+# Zucchini and MacDonald (2009), Hidden Markov Models for Time Series: major earthquakes a year,
+# 1900 to 2006.  The file does not come with the package; data/README.md says where to get it.
+
+
+@pytest.fixture
+def earthquakes() -> Tensor:
+    """(107, 1)."""
+    try:
+        return torch.from_numpy(load_earthquakes()[1]).double()[:, None]
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def poisson_chain(start, moves, rates) -> HMM:
+    return HMM(Stationary(table(start), table(moves)), Poisson(table(rates)[:, None]))
+
+
+@pytest.mark.parametrize(
+    ("rates", "stay", "published", "published_rates"),
+    [
+        ([10.0], 1.0, 391.91893, [19.3645]),
+        ([10.0, 30.0], 0.9, 341.8787, [15.4208, 26.0182]),
+        ([10.0, 20.0, 30.0], 0.8, 328.52748, [13.134, 19.713, 29.710]),
+    ],
+)
+def test_earthquakes_by_em(earthquakes, rates, stay, published, published_rates):
+    """The start free: the least −log L, and its rates."""
+    m = len(rates)
+    moves = torch.full((m, m), (1 - stay) / max(m - 1, 1)).fill_diagonal_(stay)
+    model = poisson_chain([1 / m] * m, moves.tolist(), rates)
+    objectives = []
+    for step in em(model, Sequences.from_any(earthquakes)):
+        objectives.append(step.objective)
+        if len(objectives) > 1 and objectives[-1] - objectives[-2] < 1e-11:
+            break
+    if m == 2:
+        assert -objectives[0] == near(413.27542, digits=5)  # at the start
+        moves = model.transition.log_transition().exp().detach()
+        assert [moves[0, 1].item(), moves[1, 0].item()] == near([0.0716, 0.1190], digits=4)
+        assert model.transition.log_initial().exp().tolist() == near([1.0, 0.0])
+    assert -objectives[-1] == near(published, digits=4)
+    assert model.emission.rates().flatten().tolist() == near(published_rates, digits=3)
+
+
+@pytest.mark.parametrize(
+    ("rates", "published", "published_rates"),
+    [
+        ([10.0, 30.0], 342.3183, [15.4723, 26.1254]),
+        ([10.0, 20.0, 30.0], 329.4603, [13.1457, 19.7211, 29.7145]),
+    ],
+)
+def test_earthquakes_by_gradient_with_a_stationary_start(earthquakes, rates, published, published_rates):
+    """π is the stationary distribution of A, so no M-step has a closed form: maximised directly."""
+    m = len(rates)
+    emission = Poisson(table(rates)[:, None])
+    logits = (2 * torch.eye(m, dtype=torch.float64)).requires_grad_()
+    seen = torch.ones(1, len(earthquakes), 1, dtype=torch.bool)
+    optimizer = torch.optim.LBFGS(
+        [logits, *emission.parameters()], max_iter=300, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        moves = logits.softmax(1)
+        # δ (I − A + 1) = (1, …, 1) has the solution δ = δ A, Σ δ = 1
+        start = torch.linalg.solve((torch.eye(m).double() - moves + 1).T, torch.ones(m).double())
+        chain = Chain(start.log(), moves.log(), emission.log_prob(earthquakes[None], seen))
+        return -inference.log_partition(chain).sum()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    assert loss().item() == near(published, digits=4)
+    assert emission.rates().flatten().tolist() == near(published_rates, digits=3)
