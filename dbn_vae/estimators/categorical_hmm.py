@@ -63,6 +63,7 @@ class CategoricalHMM(CategoricalFace):
     init_params: str = "ste"
     implementation: str = "log"
     n_init: int = 4
+    device: str = "cpu"
 
     def first_emission(self, data: Sequences) -> Categorical:
         V = self.n_features or int(data.x.max()) + 1

@@ -246,7 +246,13 @@ class DeepEstimator(SequenceEstimator):
         return sum(p.numel() for p in self.module_.parameters())
 
     def evaluate(
-        self, X: Any, lengths: Any = None, *, method: str = "iwae", n_samples: int | None = None
+        self,
+        X: Any,
+        lengths: Any = None,
+        *,
+        inputs: Any = None,
+        method: str = "iwae",
+        n_samples: int | None = None,
     ) -> Score:
         """A lower bound of the log-likelihood of every sequence, in the units of X.
 
@@ -256,7 +262,7 @@ class DeepEstimator(SequenceEstimator):
         bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo}
         if method not in bounds:
             raise ValueError(f"method={method!r}; it is one of {sorted(bounds)}")
-        raw = self.sequences(X, lengths)
+        raw = self.sequences(X, lengths, inputs=inputs)
         fixed = torch.Generator().manual_seed(0)  # scores are repeatable
         score = bounds[method](self.module_, self.prepared(raw), fixed, n_samples or self.n_samples)
         # density in the units of X: log p(x) = log p(standardised x) − Σ log scale over observed entries

@@ -146,6 +146,7 @@ class GaussianHMM(GaussianFace):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    device: str = "cpu"
 
     def first_emission(self, data: Sequences) -> Gaussian:
         """Every state at the mean and the covariance of all the data."""

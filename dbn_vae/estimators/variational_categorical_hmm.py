@@ -38,6 +38,7 @@ class VariationalCategoricalHMM(VariationalHMM, CategoricalFace):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    device: str = "cpu"
 
     def first_emission(self, data: Sequences) -> CategoricalPosterior:
         V = self.n_features or int(data.x.max()) + 1

@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import dbn_vae
+from dbn_vae import emissions
 from dbn_vae.estimators import (
     GMMHMM,
     VAE,
@@ -23,6 +24,7 @@ from dbn_vae.estimators import (
     BernoulliHMM,
     CategoricalHMM,
     DeepMarkovModel,
+    EmissionHMM,
     GaussianHMM,
     MultinomialHMM,
     PoissonHMM,
@@ -81,6 +83,14 @@ CLASSICAL: dict[str, tuple[Callable[[], Any], str]] = {
         f"variational-{c}": (lambda c=c: VariationalGaussianHMM(2, c, random_state=0, n_iter=5), "real")
         for c in ("diag", "spherical", "full", "tied")
     },
+    "emission": (
+        lambda: EmissionHMM(
+            emissions.StudentT(torch.zeros(2, 3).double(), torch.ones(2, 3).double(), 5.0),
+            random_state=0,
+            n_iter=5,
+        ),
+        "real",
+    ),
     "variational-categorical": (
         lambda: VariationalCategoricalHMM(2, n_features=4, random_state=0, n_iter=5),
         "symbols",
@@ -646,7 +656,7 @@ def test_after_ctrl_c_the_model_is_usable(
     name: str, steps: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Interrupted in the first start or in the second: the best so far is kept, and the interrupt goes on."""
-    from dbn_vae.estimators import classical as module
+    from dbn_vae.estimators import hmm as module
     from dbn_vae.training.em import em
 
     left = iter(range(steps))
