@@ -95,14 +95,11 @@ class EmissionHMM(HMMEstimator):
                 )
         if self.init not in ("data", "given"):
             raise ValueError(f"init={self.init!r}; it is 'data' or 'given'")
-        if self.transition is not None and np.any(np.not_equal(self.startprob_prior, 1)):
-            raise ValueError(
-                "startprob_prior is of the stationary chain; a transition that is given has its own"
-            )
-        if self.transition is not None and np.any(np.not_equal(self.transmat_prior, 1)):
-            raise ValueError(
-                "transmat_prior is of the stationary chain; a transition that is given has its own"
-            )
+        for name in ("startprob_prior", "transmat_prior"):
+            if self.transition is not None and np.any(np.not_equal(getattr(self, name), 1)):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} beside a transition, which has priors of its own: set it there"
+                )
         super().require_arguments()
 
     def started(self, data: Sequences, generator: torch.Generator, restart: int) -> HMM:

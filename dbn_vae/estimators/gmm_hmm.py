@@ -131,8 +131,9 @@ class GMMHMM(ClassicalHMM):
         with torch.no_grad():
             state = emission.log_prob(data.x, data.observed).argmax(1)
             own = data.x.new_zeros(data.n_frames, K, M)
+            counts = (frames.frame_weights > 0) & data.observed.any(1)
             for k in range(K):
-                rows = ((state == k) & (frames.frame_weights > 0)).nonzero().flatten()
+                rows = ((state == k) & counts).nonzero().flatten()
                 if len(rows):
                     own[rows, k] = cluster(frames.subset(rows), M, generator)
             own *= frames.frame_weights[:, None, None]

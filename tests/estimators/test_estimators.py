@@ -119,8 +119,10 @@ FILTERS = [name for name in (*STATEFUL, "dmm-filtering") if name != "switching-d
 every = pytest.mark.parametrize("name", ALL)
 classical = pytest.mark.parametrize("name", CLASSICAL)
 deep = pytest.mark.parametrize("name", DEEP)
-# variational ones hold distributions of parameters: no counts, zeros or scores of a maximum
-maximum = pytest.mark.parametrize("name", [n for n in CLASSICAL if not n.startswith("variational")])
+# variational ones hold distributions of parameters: no counts, zeros or scores of a maximum; a module has no attributes
+maximum = pytest.mark.parametrize(
+    "name", [n for n in CLASSICAL if not n.startswith("variational") and n != "emission"]
+)
 stateful = pytest.mark.parametrize("name", STATEFUL)
 
 
@@ -330,7 +332,12 @@ def test_samples_have_the_right_shape_and_repeat(name: str) -> None:
 @every
 def test_clone_forgets_the_fit_and_keeps_the_parameters(name: str) -> None:
     twin = clone(fitted(name))
-    assert twin.get_params() == fitted(name).get_params()
+    plain = [
+        {k: v for k, v in model.get_params().items() if not isinstance(v, torch.nn.Module)}
+        for model in (twin, fitted(name))
+    ]
+    assert plain[0] == plain[1]
+    assert twin.get_params().keys() == fitted(name).get_params().keys()
     with pytest.raises(NotFittedError, match="call fit"):
         twin.score(data(name))
 
