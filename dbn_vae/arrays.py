@@ -154,7 +154,7 @@ def soft(labels: Any, sizes: np.ndarray) -> bool:
         return False  # a list of (T_i,)
     n, width = given
     padded = n == B and width >= T and not (B == N and width > 1)  # (B, T)
-    return not padded and n == N
+    return not padded and n == N and width > 1  # one column knows nothing of one state: a slip for (N,)
 
 
 def log_potentials(likelihood: np.ndarray) -> np.ndarray:

@@ -70,6 +70,10 @@ class EmissionHMM(HMMEstimator):
     n_init: int = 4
     device: str = "cpu"
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """In one line, where torch gives every part of a module its own."""
+        return " ".join(super().__repr__(N_CHAR_MAX).split())
+
     @property
     def n_components(self) -> int:  # type: ignore[override]
         """K, which the emission says."""
@@ -93,6 +97,11 @@ class EmissionHMM(HMMEstimator):
                 raise TypeError(
                     f"{name}={value!r}; it must be a module of dbn_vae.{name}s, or of a subclass of {kind.__name__}"
                 )
+        widths = {m.n_inputs for m in (self.emission, self.transition) if m is not None and m.n_inputs}
+        if len(widths) > 1:
+            raise ValueError(
+                f"emission and transition read {sorted(widths)} inputs a frame; they read the same u_t and must agree"
+            )
         if self.init not in ("data", "given"):
             raise ValueError(f"init={self.init!r}; it is 'data' or 'given'")
         for name in ("startprob_prior", "transmat_prior"):

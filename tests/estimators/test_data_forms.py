@@ -303,6 +303,7 @@ def test_forms_of_soft_labels() -> None:
         (np.zeros((N, K)), "labels of frame 0.*rule out every state"),
         (np.where(np.eye(N, K) > 0, np.nan, 1.0), "labels of frame 0.*finite"),
         (np.ones((N - 1, K)), "labels has shape"),
+        (np.zeros((N, 1)), r"labels has shape \(20, 1\); it must be \(N,\)"),
     ],
 )
 def test_wrong_soft_labels_are_refused(labels: np.ndarray, words: str) -> None:

@@ -275,6 +275,13 @@ def test_scikit_learn_sees_hyper_parameters() -> None:
     assert twin.n_states == 3
 
 
+def test_parts_read_the_same_inputs() -> None:
+    chain = sticky(K)
+    chain.n_inputs = 3
+    with pytest.raises(ValueError, match=r"read \[1, 3\] inputs a frame.*must agree"):
+        EmissionHMM(TEMPLATES["regression"][0](), chain).fit(REAL, inputs=U)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
