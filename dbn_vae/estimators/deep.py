@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators.arguments import lengths_given
 from dbn_vae.estimators.base import SequenceEstimator, require_at_least
+from dbn_vae.estimators.devices import where
 from dbn_vae.evaluation.likelihood import Score, elbo, iwae
 from dbn_vae.likelihoods import Likelihood, named
 from dbn_vae.models.base import LatentModel
@@ -144,9 +145,7 @@ class DeepEstimator(SequenceEstimator):
         return self.build(core).to(self.where())
 
     def where(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        return where(self.device)
 
     def prepared(self, data: Sequences) -> Sequences:
         """The data as the module sees them: standardised, on its device."""

@@ -116,6 +116,7 @@ class GaussianHMM(GaussianFace):
         params, init_params: letters s, t, m, c of what is learnt, and of what is started afresh.
         implementation: accepted for hmmlearn's sake; there is one, and it is exact.
         n_init: starts, of which the best is kept.
+        device: where EM runs, "cpu", "cuda", or "auto": a GPU where there is one.
 
     Attributes:
         startprob_ (K,), transmat_ (K, K), means_ (K, D), covars_ (K, D, D), monitor_, restart_scores_.

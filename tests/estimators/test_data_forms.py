@@ -28,8 +28,9 @@ from dbn_vae import (
 )
 from dbn_vae.emissions import Autoregressive, GaussianPrior, LinearRegression, StudentT
 from dbn_vae.estimators.devices import place, where
-from dbn_vae.inference import Chain
+from dbn_vae.inference import Chain, Posterior, reference
 from dbn_vae.models.hmm import labelled
+from dbn_vae.sequences import Batch
 from dbn_vae.training import em
 from dbn_vae.transitions import Stationary
 
@@ -486,6 +487,30 @@ def test_every_tensor_goes_to_the_device(name: str) -> None:
     there = data.to(dtype=torch.float64, device="meta")
     assert {t.device.type for t in tensors_of(model)} == {"meta"}
     assert {t.device.type for t in tensors_of(vars(there))} == {"meta"}
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "variational"])
+def test_an_update_happens_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EM on tensors without memory, the scalars that it reads made up: a tensor of the host in between is refused."""
+    made = FAMILIES[name][0]()
+    data = made.read(DATA[FAMILIES[name][1]])
+    model = made.started(data, torch.Generator().manual_seed(0), 0)
+    meta = torch.device("meta")
+    place(model, meta, torch.float64)
+    every_step = (torch.zeros(N, dtype=torch.int64, device=meta), torch.arange(N, device=meta))
+    monkeypatch.setattr(
+        Batch, "mask", property(lambda batch: every_step)
+    )  # its values decide shapes, which meta has not
+    monkeypatch.setattr(reference, "smooth", lambda chain: Posterior(
+        chain.log_emission.sum((1, 2)), chain.log_emission.exp(), chain.log_transition.exp().expand(1, K, K)
+    ))  # fmt: skip
+    for scalar, value in (("__bool__", False), ("__float__", 0.0), ("item", 0.0)):
+        monkeypatch.setattr(torch.Tensor, scalar, lambda tensor, value=value: value)
+    steps = em(model, data.to(dtype=torch.float64, device=meta))
+    visits = [next(steps).visits for _ in range(2)]
+    monkeypatch.undo()
+    assert {v.device for v in visits} == {meta}
+    assert {t.device for t in tensors_of(model)} == {meta}
 
 
 def test_a_placed_prior_is_the_same_prior() -> None:
