@@ -107,20 +107,80 @@ def check_weights(weights: Any, B: int) -> np.ndarray:
     if w.shape != (B,) or not (np.isfinite(w) & (w >= 0)).all() or not w.sum() > 0:
         raise ValueError(
             f"weights={w.tolist()} of shape {w.shape} must be {B} finite non-negative numbers, one a sequence, "
-            "not all zero"
+            "not all zero; or one a frame"
         )
     return w
 
 
+def check_step_weights(weights: Any, sizes: np.ndarray) -> np.ndarray | None:
+    """Weights of frames (N,), or None where these are weights of sequences: (B,), or none at all.
+
+    One number for each of B = N sequences of one frame is a sequence's; (B, 1) says that it is the frame's.
+    """
+    N, B = int(sizes.sum()), len(sizes)
+    given = () if weights is None else outline(weights)
+    if weights is None or (len(given) == 1 and (given[0] != N or N == B)):
+        return None
+    w = stack("weights", weights, sizes, 1)
+    if not (np.isfinite(w) & (w >= 0)).all() or not w.sum() > 0:
+        raise ValueError("weights must hold finite non-negative numbers, one a frame, not all zero")
+    return w
+
+
 def check_labels(labels: Any, sizes: np.ndarray) -> np.ndarray:
+    """States (N,) int64, −1 where unknown; or log-potentials (N, K) of soft labels, the largest of a frame being 0."""
+    if soft(labels, sizes):
+        return log_potentials(stack("labels", labels, sizes, 2))
     y = stack("labels", labels, sizes, 1)
     y = np.where(np.isnan(y), -1, y)
     wrong = y[~np.isfinite(y) | (y < -1) | (np.where(np.isfinite(y), y, 0) % 1 != 0)]
     if len(wrong):
         raise ValueError(
-            f"labels hold {wrong[0]:g}; they are whole numbers from 0, and −1 or NaN where unknown"
+            f"labels hold {wrong[0]:g}; they are whole numbers from 0, and −1 or NaN where unknown, or (N, K): "
+            "how well each state fits a frame"
         )
     return y.astype(np.int64)
+
+
+def soft(labels: Any, sizes: np.ndarray) -> bool:
+    """Whether labels have a number for every state: (N, K), a list of (T_i, K) or (B, T, K)."""
+    given = outline(labels)
+    if len(given) != 2:
+        return len(given) == 3
+    N, B, T = int(sizes.sum()), len(sizes), int(sizes.max())
+    if isinstance(labels, list | tuple) and [outline(row) for row in labels] == [
+        (n,) for n in sizes.tolist()
+    ]:
+        return False  # a list of (T_i,)
+    n, width = given
+    padded = n == B and width >= T and not (B == N and width > 1)  # (B, T)
+    return not padded and n == N and width > 1  # one column knows nothing of one state: a slip for (N,)
+
+
+def log_potentials(likelihood: np.ndarray) -> np.ndarray:
+    """log p(evidence | s_t = k) up to a constant a frame, from (N, K) numbers proportional to it; a row of NaN says
+    nothing."""
+    nothing = np.isnan(likelihood).all(1)
+    known = np.where(nothing[:, None], 1.0, likelihood)
+    for wrong, words in (
+        (
+            ~(np.isfinite(known) & (known >= 0)).all(1),
+            "they are finite and not negative; a row of NaN is unknown",
+        ),
+        (~(known > 0).any(1), "they rule out every state; a row of NaN is unknown"),
+    ):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise ValueError(f"labels of frame {row} are {likelihood[row].tolist()}: {words}")
+    with np.errstate(divide="ignore"):
+        return np.log(known / known.max(1, keepdims=True))
+
+
+def outline(values: Any) -> tuple[int, ...]:
+    """The shape of an array; of a list that may be ragged, how many rows it has and the outline of the first."""
+    if isinstance(values, list | tuple) and len(values):
+        return len(values), *outline(values[0])
+    return tuple(values.shape) if isinstance(values, Tensor) else np.asarray(values).shape
 
 
 def check_inputs(inputs: Any, sizes: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbn_vae.arrays import check_inputs, check_labels, check_weights, flatten
+from dbn_vae.arrays import check_inputs, check_labels, check_step_weights, check_weights, flatten
 
 
 class Batch(NamedTuple):
@@ -24,9 +24,10 @@ class Batch(NamedTuple):
     observed: Tensor  # (B, T, *D) bool, False where missing or padding
     lengths: Tensor  # (B,) int64
     weights: Tensor  # (B,)
-    labels: Tensor | None  # (B, T) int64, −1 unknown
+    labels: Tensor | None  # (B, T) int64, −1 unknown; or (B, T, K) log-potentials
     inputs: Tensor | None  # (B, T, U)
     which: Tensor  # (B,) which sequences of the data set
+    step_weights: Tensor | None = None  # (B, T), 0 on padding
 
     @property
     def mask(self) -> Tensor:
@@ -42,8 +43,11 @@ class Sequences:
     observed: Tensor  # (N, *D) bool
     lengths: Tensor  # (B,) int64
     weights: Tensor  # (B,)
-    labels: Tensor | None = None  # (N,) int64, −1 unknown
+    labels: Tensor | None = (
+        None  # (N,) int64, −1 unknown; or (N, K) log-potentials, 0 throughout where unknown
+    )
     inputs: Tensor | None = None  # (N, U)
+    step_weights: Tensor | None = None  # (N,) how many times each frame counts as evidence; None: once
 
     @classmethod
     def from_any(
@@ -65,9 +69,11 @@ class Sequences:
                 of (T_i, *D) arrays; (B, T, *D), where `lengths` may cut each sequence short; or a DataFrame whose
                 sequences are told apart by `lengths`, by the column named `sequence`, or by the first level of
                 a MultiIndex.
-            labels: one integer a frame, stacked (N,), a list of (T_i,) or (B, T); −1 or NaN: unknown.
+            labels: one integer a frame, stacked (N,), a list of (T_i,) or (B, T); −1 or NaN: unknown.  Or soft
+                labels, one dimension more: numbers proportional to p(evidence | s_t = k), a row of NaN: unknown.
             inputs: covariates u_t, stacked (N, U), a list of (T_i, U) or (B, T, U).
-            weights: (B,) non-negative weight of each sequence.
+            weights: (B,) non-negative weight of each sequence; or of each frame, stacked (N,), a list of (T_i,) or
+                (B, T): a frame of weight w counts as w independent observations of one step.
 
         Raises:
             ValueError: naming the argument, the offending value and the remedy.
@@ -88,15 +94,22 @@ class Sequences:
                 row = int(np.argwhere(np.isinf(frames))[0][0])
                 raise ValueError(f"X holds an infinite value in row {row}; use NaN for missing data")
             frames = np.where(observed, frames, 0.0)
+        every = None if weights is None else check_step_weights(weights, sizes)
+        y = None if labels is None else check_labels(labels, sizes)
         return cls(
             x=torch.as_tensor(np.require(frames, requirements=["C", "W"]), dtype=dtype, device=device),
             observed=torch.as_tensor(observed, device=device),
             lengths=torch.as_tensor(sizes, device=device),
-            weights=torch.as_tensor(check_weights(weights, len(sizes)), dtype=dtype, device=device),
-            labels=None if labels is None else torch.as_tensor(check_labels(labels, sizes), device=device),
+            weights=torch.as_tensor(
+                check_weights(weights if every is None else None, len(sizes)), dtype=dtype, device=device
+            ),
+            labels=None
+            if y is None
+            else torch.as_tensor(y, dtype=None if y.ndim == 1 else dtype, device=device),
             inputs=None
             if inputs is None
             else torch.as_tensor(check_inputs(inputs, sizes), dtype=dtype, device=device),
+            step_weights=None if every is None else torch.as_tensor(every, dtype=dtype, device=device),
         )
 
     def replace(self, **fields: Tensor) -> "Sequences":
@@ -115,13 +128,19 @@ class Sequences:
         """Row of each sequence's first frame: (B,)."""
         return self.lengths.cumsum(0) - self.lengths
 
+    @property
+    def frame_weights(self) -> Tensor:
+        """Weight of each frame as evidence, its sequence's times its own: (N,)."""
+        weights = self.weights.repeat_interleave(self.lengths)
+        return weights if self.step_weights is None else weights * self.step_weights
+
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of every entry over the frames that observe it, with the sequences' weights: (*D) each.
+        """Mean and variance of every entry over the frames that observe it, with their weights: (*D) each.
 
         Block by block: a long data set fills memory already.
         """
-        weights = self.weights.repeat_interleave(self.lengths).view(-1, *[1] * (self.x.dim() - 1))
+        weights = self.frame_weights.view(-1, *[1] * (self.x.dim() - 1))
         blocks = list(zip(*(part.split(2**16) for part in (self.x, self.observed, weights)), strict=True))
         count = torch.stack([(w * seen).sum(0) for _, seen, w in blocks]).sum(0)
         count = torch.where(count > 0, count, 1.0)
@@ -144,6 +163,10 @@ class Sequences:
         def padded(values: Tensor, fill: float) -> Tensor:
             if isinstance(rows, slice):
                 return values[rows].view(*shape, *values.shape[1:])
+            if not values.is_cpu:  # what is on a device stays there
+                there = torch.from_numpy(rows).to(values.device)
+                real = (there >= 0).view(*there.shape, *[1] * (values.dim() - 1))
+                return torch.where(real, values[there.clamp_min(0)], fill)
             # NumPy gathers in one thread: for a copy, waking the others costs more than it gains
             out = np.take(values.cpu().numpy(), np.maximum(rows, 0), axis=0)
             out[~mask] = fill
@@ -154,9 +177,10 @@ class Sequences:
             observed=padded(self.observed, False),
             lengths=self.lengths[chosen],
             weights=self.weights[chosen],
-            labels=None if self.labels is None else padded(self.labels, -1),
+            labels=None if self.labels is None else padded(self.labels, -1 if self.labels.dim() == 1 else 0),
             inputs=None if self.inputs is None else padded(self.inputs, 0),
             which=index,
+            step_weights=None if self.step_weights is None else padded(self.step_weights, 0),
         )
 
     def batches(self, max_frames: int = 2**18) -> Iterator[Batch]:
@@ -183,6 +207,7 @@ class Sequences:
             labels=None if self.labels is None else self.labels[None],
             inputs=None if self.inputs is None else self.inputs[None],
             which=torch.zeros(1, dtype=torch.int64, device=self.x.device),
+            step_weights=None if self.step_weights is None else self.step_weights[None],
         )
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -233,6 +258,7 @@ class Sequences:
             weights=self.weights[index],
             labels=None if self.labels is None else self.labels[rows],
             inputs=None if self.inputs is None else self.inputs[rows],
+            step_weights=None if self.step_weights is None else self.step_weights[rows],
         )
 
     def frames(self) -> "Sequences":
@@ -244,6 +270,7 @@ class Sequences:
             weights=self.weights.repeat_interleave(self.lengths),
             labels=self.labels,
             inputs=self.inputs,
+            step_weights=self.step_weights,
         )
 
     def segments(self, max_length: int) -> "Sequences":
@@ -262,11 +289,13 @@ class Sequences:
 
     def to(self, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> "Sequences":
         """The same data in another floating type and on another device."""
+        y = self.labels
         return Sequences(
             x=self.x.to(device, dtype),
             observed=self.observed.to(device),
             lengths=self.lengths.to(device),
             weights=self.weights.to(device, dtype),
-            labels=None if self.labels is None else self.labels.to(device),
+            labels=None if y is None else y.to(device, dtype if y.is_floating_point() else y.dtype),
             inputs=None if self.inputs is None else self.inputs.to(device, dtype),
+            step_weights=None if self.step_weights is None else self.step_weights.to(device, dtype),
         )

@@ -28,7 +28,7 @@ class Autoregressive(LinearRegression):
         width = coefficients.shape[1] * coefficients.shape[-1]
         slope = coefficients.transpose(1, 2).reshape(*mean.shape, width)
         super().__init__(mean, slope, covariance, floor)
-        self.order = coefficients.shape[1]
+        self.order, self.n_inputs = coefficients.shape[1], 0  # what it reads beside a frame is earlier ones
 
     def coefficients(self) -> Tensor:
         """A: (K, p, D, D)."""

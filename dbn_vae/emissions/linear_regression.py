@@ -25,7 +25,7 @@ class LinearRegression(FullGaussian):
     def __init__(self, mean: Tensor, slope: Tensor, covariance: Tensor, floor: Tensor | None = None) -> None:
         super().__init__(mean, covariance, GaussianPrior(), floor)
         self.slope = nn.Parameter(slope.clone())
-        self.n_context = slope.shape[-1]
+        self.n_context = self.n_inputs = slope.shape[-1]
 
     def with_context(self, x: Tensor, observed: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor]:
         return beside(x, observed, inputs, self.n_context)

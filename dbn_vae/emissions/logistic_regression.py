@@ -26,6 +26,7 @@ class LogisticRegression(Emission):
     def __init__(self, intercept: Tensor, slope: Tensor, precision: float = 0.0) -> None:
         super().__init__()
         self.n_components, self.n_features, self.n_context = slope.shape
+        self.n_inputs = self.n_context
         self.intercept, self.slope = nn.Parameter(intercept.clone()), nn.Parameter(slope.clone())
         self.precision = precision
 

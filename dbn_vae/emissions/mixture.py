@@ -33,6 +33,7 @@ class Mixture(Compound):
             )
         self.component = component
         self.n_features, self.n_context = component.n_features, component.n_context
+        self.n_inputs = component.n_inputs
         self.logits = nn.Parameter(log(weights))
         self.concentration = concentration
 

@@ -4,6 +4,7 @@ from dbn_vae.estimators.base import SequenceEstimator
 from dbn_vae.estimators.bernoulli_hmm import BernoulliHMM
 from dbn_vae.estimators.categorical_hmm import CategoricalHMM
 from dbn_vae.estimators.dmm import DeepMarkovModel
+from dbn_vae.estimators.emission_hmm import EmissionHMM
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
 from dbn_vae.estimators.gmm_hmm import GMMHMM
 from dbn_vae.estimators.multinomial_hmm import MultinomialHMM
@@ -21,6 +22,7 @@ __all__ = [
     "BernoulliHMM",
     "CategoricalHMM",
     "DeepMarkovModel",
+    "EmissionHMM",
     "GaussianHMM",
     "MultinomialHMM",
     "PoissonHMM",

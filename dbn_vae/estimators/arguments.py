@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from dbn_vae.arrays import as_numpy
+from dbn_vae.arrays import as_numpy, check_inputs
 from dbn_vae.sequences import Sequences
 
 
@@ -91,3 +93,30 @@ def require_width(data: Sequences, width: int, name: str) -> None:
         raise ValueError(f"X has frames of shape {shape}; this model was fitted to {(width,)}")
     if shape != (width,):
         raise ValueError(f"X has {shape[0]} features, but {name} is expecting {width} features as input")
+
+
+def require_inputs(data: Sequences, n_inputs: int, name: str) -> None:
+    """Raise ValueError unless the data have the inputs that a model reads, and no others."""
+    given = 0 if data.inputs is None else data.inputs.shape[1]
+    if given == n_inputs:
+        return
+    if n_inputs == 0:
+        raise ValueError(
+            f"inputs are given, but this {name} reads none: leave them out, or take EmissionHMM with a part that "
+            "reads them, such as emissions.LinearRegression (a family of your own says so by its n_inputs)"
+        )
+    words = f"inputs have {given} columns" if given else "inputs are not given"
+    raise ValueError(
+        f"{words}, but this {name} reads {n_inputs} a frame: give inputs of shape {(data.n_frames, n_inputs)}"
+    )
+
+
+def require_sample_inputs(inputs: Any, n_samples: int, n_inputs: int, name: str) -> Tensor | None:
+    """The inputs (n_samples, n_inputs) of a sequence to draw; raises ValueError where they do not fit."""
+    u = None if inputs is None else torch.as_tensor(check_inputs(inputs, np.array([n_samples])))
+    width = 0 if u is None else u.shape[1]
+    if width != n_inputs:
+        given = f"inputs have {width} columns" if width else "inputs are not given"
+        wanted = f"give inputs of shape {(n_samples, n_inputs)}" if n_inputs else "leave them out"
+        raise ValueError(f"{given}, but this {name} reads {n_inputs} a frame: {wanted}")
+    return u

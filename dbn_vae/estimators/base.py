@@ -19,7 +19,13 @@ from torch import Tensor
 
 from dbn_vae import inference, storage
 from dbn_vae.arrays import check_weights
-from dbn_vae.estimators.arguments import column_names, lengths_given, require_columns, require_width
+from dbn_vae.estimators.arguments import (
+    column_names,
+    lengths_given,
+    require_columns,
+    require_inputs,
+    require_width,
+)
 from dbn_vae.evaluation.likelihood import Score
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import StateModel
@@ -34,13 +40,14 @@ class SequenceEstimator(BaseEstimator, ABC):
 
     dtype: ClassVar[torch.dtype] = torch.float64
     frames_at_once: ClassVar[int] = 2**18  # padded frames of a batch when the model is asked
+    weighs_steps: ClassVar[bool] = False  # frames may have weights of their own
     random_state: Any
 
     @abstractmethod
     def fit(self, X: Any, y: Any = None, *, lengths: Any = None) -> Self: ...
 
     @abstractmethod
-    def evaluate(self, X: Any, lengths: Any = None) -> Score:
+    def evaluate(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> Score:
         """Log-probability of every sequence, and what kind of number it is; see Score."""
 
     @abstractmethod
@@ -57,6 +64,11 @@ class SequenceEstimator(BaseEstimator, ABC):
     def width(self) -> int:
         """Entries of a frame that the fitted model expects."""
 
+    @property
+    def n_inputs(self) -> int:
+        """Columns of the inputs that the model reads; 0 where it reads none."""
+        return 0
+
     @abstractmethod
     def check(self, data: Sequences) -> None:
         """Raise ValueError where the data lie outside the fitted model's support."""
@@ -72,13 +84,15 @@ class SequenceEstimator(BaseEstimator, ABC):
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """The reverse of state."""
 
-    def score(self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None) -> float:
+    def score(
+        self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None, inputs: Any = None
+    ) -> float:
         """Log-probability of the data in nats, all sequences together, each times its sample_weight (B,) if given.
 
         Exact for the classical models.  For the deep ones a lower bound: `evaluate` says which.  As for fit,
         lengths may also stand second, without their name.
         """
-        score = self.evaluate(X, lengths_given(X, y, lengths))
+        score = self.evaluate(X, lengths_given(X, y, lengths), inputs=inputs)
         if sample_weight is None:
             return score.total
         weights = torch.as_tensor(check_weights(sample_weight, len(score.per_sequence)))
@@ -91,11 +105,15 @@ class SequenceEstimator(BaseEstimator, ABC):
         head = {
             "format": FORMAT,
             "estimator": type(self).__name__,
-            "parameters": jsonable(self.get_params(deep=False)),
+            "parameters": jsonable(self.plain_parameters()),
             "state": facts,
             "columns": jsonable(getattr(self, "feature_names_in_", None)),
         }
         storage.save(path, tensors, head)
+
+    def plain_parameters(self) -> dict[str, Any]:
+        """The constructor's arguments, None for what state holds."""
+        return dict(self.get_params(deep=False))
 
     def require_fitted(self) -> None:
         if not self.is_fitted():
@@ -111,7 +129,12 @@ class SequenceEstimator(BaseEstimator, ABC):
         data = self.read(X, lengths, **fields)
         require_width(data, self.width, type(self).__name__)
         require_columns(X, getattr(self, "feature_names_in_", None))
+        data = self.admitted(data)
         self.check(data)
+        return data
+
+    def admitted(self, data: Sequences) -> Sequences:
+        """The data without what the fitted model is to pass over."""
         return data
 
     def read(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
@@ -120,6 +143,12 @@ class SequenceEstimator(BaseEstimator, ABC):
         if data.x.shape[1] == 0:
             raise ValueError(
                 f"X has 0 feature(s) (shape={tuple(data.x.shape)}) while a minimum of 1 is required."
+            )
+        require_inputs(data, self.n_inputs, type(self).__name__)
+        if data.step_weights is not None and not self.weighs_steps:
+            raise ValueError(
+                f"sample_weight has one number a frame, but {type(self).__name__} weighs whole sequences: give "
+                f"{len(data)} numbers, one a sequence"
             )
         return data
 
@@ -177,25 +206,32 @@ class StateEstimator(SequenceEstimator):
     def prepared(self, data: Sequences) -> Sequences:
         """The data as the module expects them, scaled for one."""
 
-    def score_samples(self, X: Any, lengths: Any = None) -> tuple[float, np.ndarray]:
+    def score_samples(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> tuple[float, np.ndarray]:
         """The score of the data and p(s_t | whole sequence): (n, K)."""
-        return self.score(X, lengths=lengths), self.predict_proba(X, lengths)
+        score = self.score(X, lengths=lengths, inputs=inputs)
+        return score, self.predict_proba(X, lengths, inputs=inputs)
 
-    def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def predict_proba(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | whole sequence): (n, K)."""
-        gamma = self.over_chains(X, lengths, lambda chain: inference.smooth(chain)[:2], self.n_components)
+        gamma = self.over_chains(
+            X, lengths, inputs, lambda chain: inference.smooth(chain)[:2], self.n_components
+        )
         return self.like(X, gamma)
 
-    def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}), which never looks ahead: (n, K)."""
-        probs = self.over_chains(X, lengths, lambda chain: inference.filter(chain)[:2], self.n_components)
+        probs = self.over_chains(
+            X, lengths, inputs, lambda chain: inference.filter(chain)[:2], self.n_components
+        )
         return self.like(X, probs)
 
-    def predict(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def predict(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """States (n,) by self.algorithm: the most probable path, or step by step ("map")."""
-        return self.decode(X, lengths)[1]
+        return self.decode(X, lengths, inputs=inputs)[1]
 
-    def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
+    def decode(
+        self, X: Any, lengths: Any = None, algorithm: str | None = None, *, inputs: Any = None
+    ) -> tuple[float, np.ndarray]:
         """The states (n,) and the log-probability of that path.
 
         Args:
@@ -216,7 +252,7 @@ class StateEstimator(SequenceEstimator):
             scores.append(float((path.score - self.path_offset(chain)).sum()))
             return evidence, path.states[..., None]
 
-        out = self.over_chains(X, lengths, states, 1)
+        out = self.over_chains(X, lengths, inputs, states, 1)
         return sum(scores), self.like(X, out[:, 0])
 
     def path_offset(self, chain: Chain) -> Tensor:
@@ -224,13 +260,18 @@ class StateEstimator(SequenceEstimator):
         return torch.zeros(())
 
     def over_chains(
-        self, X: Any, lengths: Any, ask: Callable[[Chain], tuple[Tensor, Tensor]], width: int
+        self,
+        X: Any,
+        lengths: Any,
+        inputs: Any,
+        ask: Callable[[Chain], tuple[Tensor, Tensor]],
+        width: int,
     ) -> np.ndarray:
         """ask(chain) of every batch, back in the order of the rows of X: (n, width).
 
         It answers (B, T, width), and before that (B,) a number that is −∞ for the sequences that no path explains.
         """
-        data = self.prepared(self.sequences(X, lengths))
+        data = self.prepared(self.sequences(X, lengths, inputs=inputs))
         model = self.state_model()
         out = None
         with torch.no_grad():

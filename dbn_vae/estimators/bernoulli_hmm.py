@@ -41,6 +41,7 @@ class BernoulliHMM(ClassicalHMM):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    device: str = "cpu"
 
     def emission(self) -> Bernoulli:
         probs = np.asarray(self.emissionprob_, dtype=np.float64)

@@ -22,7 +22,32 @@ class CategoricalFace(ClassicalHMM):
     parts: ClassVar = {"e": "probs"}
     clustered = False
 
+    unknown: str
     emissionprob_: np.ndarray
+
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        if self.unknown not in ("error", "ignore"):
+            raise ValueError(f"unknown={self.unknown!r}; it is 'error' or 'ignore'")
+
+    def unseen(self, data: Sequences) -> torch.Tensor:
+        """Symbols outside the fitted alphabet: (N, 1)."""
+        V = np.shape(self.emissionprob_)[-1]
+        return data.observed & ((data.x < 0) | (data.x >= V)) & (data.x == data.x.round())
+
+    def admitted(self, data: Sequences) -> Sequences:
+        if self.unknown != "ignore":
+            return data
+        unseen = self.unseen(data)
+        return data.replace(x=data.x.masked_fill(unseen, 0.0), observed=data.observed & ~unseen)
+
+    def check(self, data: Sequences) -> None:
+        try:
+            super().check(data)
+        except ValueError as error:
+            if not self.unseen(data).any():
+                raise
+            raise ValueError(f"{error}, or set unknown='ignore' to take unseen symbols as missing") from None
 
     def emission(self) -> Categorical:
         V = np.asarray(self.emissionprob_).shape[-1]
@@ -45,6 +70,8 @@ class CategoricalHMM(CategoricalFace):
 
     Args:
         n_features: how many symbols there are; without it, those of the training data.
+        unknown: what score, decode and the like make of a symbol that the fit did not know: an "error", or "ignore": it
+            is missing.
 
     Attributes: startprob_ (K,), transmat_ (K, K), emissionprob_ (K, V), monitor_, restart_scores_.
     """
@@ -64,6 +91,8 @@ class CategoricalHMM(CategoricalFace):
     init_params: str = "ste"
     implementation: str = "log"
     n_init: int = 4
+    unknown: str = "error"
+    device: str = "cpu"
 
     def first_emission(self, data: Sequences) -> Categorical:
         V = self.n_features or int(data.x.max()) + 1

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators.arguments import lengths_given
 from dbn_vae.estimators.base import SequenceEstimator, require_at_least
+from dbn_vae.estimators.devices import where
 from dbn_vae.evaluation.likelihood import Score, elbo, iwae
 from dbn_vae.likelihoods import Likelihood, named
 from dbn_vae.models.base import LatentModel
@@ -144,9 +145,7 @@ class DeepEstimator(SequenceEstimator):
         return self.build(core).to(self.where())
 
     def where(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        return where(self.device)
 
     def prepared(self, data: Sequences) -> Sequences:
         """The data as the module sees them: standardised, on its device."""
@@ -246,7 +245,13 @@ class DeepEstimator(SequenceEstimator):
         return sum(p.numel() for p in self.module_.parameters())
 
     def evaluate(
-        self, X: Any, lengths: Any = None, *, method: str = "iwae", n_samples: int | None = None
+        self,
+        X: Any,
+        lengths: Any = None,
+        *,
+        inputs: Any = None,
+        method: str = "iwae",
+        n_samples: int | None = None,
     ) -> Score:
         """A lower bound of the log-likelihood of every sequence, in the units of X.
 
@@ -256,7 +261,7 @@ class DeepEstimator(SequenceEstimator):
         bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo}
         if method not in bounds:
             raise ValueError(f"method={method!r}; it is one of {sorted(bounds)}")
-        raw = self.sequences(X, lengths)
+        raw = self.sequences(X, lengths, inputs=inputs)
         fixed = torch.Generator().manual_seed(0)  # scores are repeatable
         score = bounds[method](self.module_, self.prepared(raw), fixed, n_samples or self.n_samples)
         # density in the units of X: log p(x) = log p(standardised x) − Σ log scale over observed entries

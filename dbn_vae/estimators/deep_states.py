@@ -36,7 +36,7 @@ class DeepStateEstimator(DeepEstimator, StateEstimator):
     def path_offset(self, chain: Chain) -> Tensor:
         return inference.filter(chain).log_z
 
-    def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}): (n, K).
 
         Raises ValueError where the latents' posterior looks ahead.
@@ -46,7 +46,7 @@ class DeepStateEstimator(DeepEstimator, StateEstimator):
             raise ValueError(
                 "the fitted posterior knows the future; fit with posterior='filtering' to filter"
             )
-        return super().filter(X, lengths)
+        return super().filter(X, lengths, inputs=inputs)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """A new sequence: X (n, D) and its states (n,)."""

@@ -116,6 +116,7 @@ class GaussianHMM(GaussianFace):
         params, init_params: letters s, t, m, c of what is learnt, and of what is started afresh.
         implementation: accepted for hmmlearn's sake; there is one, and it is exact.
         n_init: starts, of which the best is kept.
+        device: where EM runs, "cpu", "cuda", or "auto": a GPU where there is one.
 
     Attributes:
         startprob_ (K,), transmat_ (K, K), means_ (K, D), covars_ (K, D, D), monitor_, restart_scores_.
@@ -146,6 +147,7 @@ class GaussianHMM(GaussianFace):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    device: str = "cpu"
 
     def first_emission(self, data: Sequences) -> Gaussian:
         """Every state at the mean and the covariance of all the data."""

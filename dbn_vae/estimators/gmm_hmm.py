@@ -59,6 +59,7 @@ class GMMHMM(ClassicalHMM):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    device: str = "cpu"
 
     def emission(self) -> Mixture:
         K, M = self.n_components, self.n_mix
@@ -130,11 +131,12 @@ class GMMHMM(ClassicalHMM):
         with torch.no_grad():
             state = emission.log_prob(data.x, data.observed).argmax(1)
             own = data.x.new_zeros(data.n_frames, K, M)
+            counts = (frames.frame_weights > 0) & data.observed.any(1)
             for k in range(K):
-                rows = ((state == k) & (frames.weights > 0)).nonzero().flatten()
+                rows = ((state == k) & counts).nonzero().flatten()
                 if len(rows):
                     own[rows, k] = cluster(frames.subset(rows), M, generator)
-            own *= frames.weights[:, None, None]
+            own *= frames.frame_weights[:, None, None]
             component = self.component(emission)
             component.maximize(*component.statistics(data.x, data.observed, own.flatten(1)))
             emission.maximize_own(own.sum(0) + 1 / M)

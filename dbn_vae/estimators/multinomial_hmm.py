@@ -46,6 +46,7 @@ class MultinomialHMM(ClassicalHMM):
     _: KW_ONLY
     emissionprob_prior: Any = 1.0
     n_init: int = 4
+    device: str = "cpu"
 
     def emission(self) -> Multinomial:
         V = np.asarray(self.emissionprob_).shape[-1]

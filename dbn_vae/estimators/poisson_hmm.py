@@ -44,6 +44,7 @@ class PoissonHMM(ClassicalHMM):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    device: str = "cpu"
 
     def emission(self) -> Poisson:
         rates = np.asarray(self.lambdas_, dtype=np.float64)

@@ -65,6 +65,8 @@ class VAEHMM(DeepStateEstimator):
             n_init=self.n_init,
         )
         labels = None if data.labels is None else data.labels.cpu().numpy()
+        if labels is not None and labels.ndim == 2:
+            labels = np.exp(labels)  # soft labels are kept as log-potentials
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)

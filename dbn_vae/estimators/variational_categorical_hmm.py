@@ -18,6 +18,7 @@ class VariationalCategoricalHMM(VariationalHMM, CategoricalFace):
         startprob_prior, transmat_prior: Dirichlet concentrations; 1 / n_components unless given.
         emissionprob_prior: Dirichlet concentration of symbols; 1 / n_features unless given.
         n_features: how many symbols there are; without it, those of the training data.
+        unknown: see CategoricalHMM.
 
     Attributes: startprob_, transmat_, emissionprob_ (posterior means), each with its _prior_ and _posterior_;
         monitor_, whose history is the bound; restart_scores_.
@@ -38,6 +39,8 @@ class VariationalCategoricalHMM(VariationalHMM, CategoricalFace):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    unknown: str = "error"
+    device: str = "cpu"
 
     def first_emission(self, data: Sequences) -> CategoricalPosterior:
         V = self.n_features or int(data.x.max()) + 1

@@ -65,6 +65,7 @@ class VariationalGaussianHMM(VariationalHMM, GaussianFace):
     implementation: str = "log"
     _: KW_ONLY
     n_init: int = 4
+    device: str = "cpu"
 
     def first_emission(self, data: Sequences) -> GaussianPosterior:
         """q at the prior, but for a scale that expects the covariance of all the data."""

@@ -37,7 +37,7 @@ class HMM(StateModel):
         return self.emission.with_context(batch.x, batch.observed, batch.inputs)
 
     def chain(self, batch: Batch) -> Chain:
-        if torch.is_grad_enabled() or batch.labels is not None:
+        if torch.is_grad_enabled() or batch.labels is not None or batch.step_weights is not None:
             potential: Potential = self.emission.log_prob(*self.frames(batch))
         else:
             potential = self.emission.potential(*self.frames(batch))
@@ -52,10 +52,17 @@ class HMM(StateModel):
 
     @torch.no_grad()
     def sample(
-        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+        self,
+        n_steps: int,
+        generator: Generator = None,
+        inputs: Tensor | None = None,
+        first: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x (T, D) and states (T,) of a new sequence, under inputs (T, U) where the emission reads them."""
-        states = sample_states(self.transition, n_steps, generator)
+        """x (T, D) and states (T,) of a new sequence, under inputs (T, U) where the emission reads them.
+
+        first: the state of the first step, drawn from π unless given.
+        """
+        states = sample_states(self.transition, n_steps, generator, first)
         return self.emission.sample(states, generator, inputs), states
 
 
@@ -73,29 +80,42 @@ def sum_out_states(transition: Transition, potential: Tensor, batch: Batch) -> T
     """FWD(π, A, potential) for each of S samples: (S, B, T, K) to (S, B)."""
     S, B = potential.shape[:2]
     repeated = batch._replace(
-        lengths=batch.lengths.repeat(S), labels=None if batch.labels is None else batch.labels.repeat(S, 1)
+        lengths=batch.lengths.repeat(S),
+        labels=None if batch.labels is None else torch.cat([batch.labels] * S),
     )
     chain = state_chain(transition, potential.flatten(0, 1), repeated)
     return inference.log_partition(chain).view(S, B)
 
 
 def labelled(log_emission: Tensor, batch: Batch) -> Tensor:
-    """The potentials with every state but a step's known label forbidden.
+    """The potentials with the batch's other evidence: w_t l_t(k) where steps have weights, and what is known of s_t.
 
-    Raises ValueError for a label that names no state.
+    A known label forbids every other state; a soft one adds log p(evidence | s_t = k).
+    Raises ValueError for labels that do not fit the states.
     """
+    if batch.step_weights is not None:
+        w = batch.step_weights[..., None]
+        log_emission = torch.where(w > 0, w * log_emission, 0.0)  # 0 · −inf is NaN
     if batch.labels is None:
         return log_emission
     K = log_emission.shape[-1]
     require_labels(batch.labels, K)
+    if batch.labels.is_floating_point():
+        return log_emission + batch.labels
     known = batch.labels >= 0
     other = F.one_hot(batch.labels.clamp_min(0), K) == 0
     return log_emission.masked_fill(known[..., None] & other, -math.inf)
 
 
 def require_labels(labels: Tensor, n_components: int) -> None:
-    """Raise ValueError for a label that names no state."""
-    if int(labels.max()) >= n_components:
+    """Raise ValueError for a label that names no state, and for soft labels of another number of states."""
+    if labels.is_floating_point():
+        if labels.shape[-1] != n_components:
+            raise ValueError(
+                f"labels have {labels.shape[-1]} numbers a frame, but n_components is {n_components}; soft labels "
+                "have one a state, known states are one whole number a frame"
+            )
+    elif int(labels.max()) >= n_components:
         raise ValueError(f"labels name state {int(labels.max())}, but n_components is {n_components}")
 
 

@@ -95,12 +95,14 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
         weighted = posterior.gamma * weight[:, None, None]
         mask = batch.mask
         x, observed = model.frames(batch)
+        # a step of weight w is w observations of one state: its emission counts w times, its moves once
+        due = weighted if batch.step_weights is None else weighted * batch.step_weights[..., None]
         parts.append(
             Expectation(
                 weight @ posterior.log_z,
                 weighted[:, 0].sum(0),
                 torch.einsum("b,bij->ij", weight, posterior.xi),
-                collect(model.emission, x[mask], observed[mask], weighted[mask]),
+                collect(model.emission, x[mask], observed[mask], due[mask]),
             )
         )
     return reduce(lambda a, b: a.plus(b, model.emission), parts)

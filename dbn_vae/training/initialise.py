@@ -24,6 +24,8 @@ def cluster(data: Sequences, n_components: int, generator: torch.Generator) -> T
     from sklearn.cluster import KMeans
 
     x, seen = data.x.flatten(1), data.observed.flatten(1)
+    if data.step_weights is not None:
+        seen = seen & (data.step_weights > 0)[:, None]
     mean, variance = data.moments
     mean, scale = mean.flatten(), variance.flatten().sqrt()
     standard = torch.where(seen & (scale > 0), (x - mean) / scale.where(scale > 0, 1.0), 0.0)
@@ -48,15 +50,24 @@ def randomly(data: Sequences, n_components: int, generator: torch.Generator) -> 
 
 
 def named_by(labels: Tensor, responsibilities: Tensor) -> Tensor:
-    """Responsibilities (N, K) with the groups named as the known labels (N,) name them, and those frames certain."""
+    """Responsibilities (N, K) with the groups named as the labels name them, and weighed by what these know.
+
+    labels: known states (N,), −1 where unknown, which become certain; or log-potentials (N, K) of soft ones.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    known = labels >= 0
-    certain = torch.nn.functional.one_hot(labels[known], responsibilities.shape[1]).to(responsibilities)
-    overlap = certain.T @ responsibilities[known]  # (label, group)
+    if labels.is_floating_point():
+        known = (labels < 0).any(1)
+        evidence = labels[known].exp()
+    else:
+        known = labels >= 0
+        evidence = torch.nn.functional.one_hot(labels[known], responsibilities.shape[1])
+    evidence = evidence.to(responsibilities)
+    overlap = (evidence / evidence.sum(1, keepdim=True)).T @ responsibilities[known]  # (label, group)
     _, group = linear_sum_assignment(-overlap.cpu().numpy())
     renamed = responsibilities[:, torch.as_tensor(group, device=labels.device)].clone()
-    renamed[known] = certain
+    joint = renamed[known] * evidence
+    renamed[known] = joint / joint.sum(1, keepdim=True)
     return renamed
 
 
@@ -70,7 +81,8 @@ def start(model: HMM, data: Sequences, responsibilities: Tensor, stay: float | N
     """
     K = model.n_components
     weighted = responsibilities * data.weights.repeat_interleave(data.lengths)[:, None]
-    maximize(model.emission, collect(model.emission, *frames(model, data), weighted))
+    due = weighted if data.step_weights is None else responsibilities * data.frame_weights[:, None]
+    maximize(model.emission, collect(model.emission, *frames(model, data), due))
     first = torch.zeros(data.n_frames, dtype=torch.bool)
     first[data.starts] = True
     pairs = responsibilities[:-1].T @ (weighted[1:] * ~first[1:, None])

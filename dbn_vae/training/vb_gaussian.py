@@ -186,7 +186,7 @@ class SphericalPosterior(DiagonalPosterior):
 
 def multidigamma(a: Tensor, P: int) -> Tensor:
     """ψ_P(a) = Σ_{i<P} ψ(a − i/2), the derivative of log Γ_P."""
-    return torch.digamma(a[..., None] - torch.arange(P, dtype=a.dtype) / 2).sum(-1)
+    return torch.digamma(a[..., None] - torch.arange(P, dtype=a.dtype, device=a.device) / 2).sum(-1)
 
 
 def kl_wishart(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:

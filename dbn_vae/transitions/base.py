@@ -9,6 +9,7 @@ class Transition(nn.Module, ABC):
     """Log-potentials of a chain over K states.  Learned in closed form from expected counts."""
 
     n_components: int
+    n_inputs: int = 0  # columns of the inputs that the chain reads
     frozen: frozenset[str] = frozenset()  # "initial", "transition": left alone by maximize
 
     @abstractmethod

@@ -20,7 +20,7 @@ from dbn_vae import (
     VariationalCategoricalHMM,
     VariationalGaussianHMM,
 )
-from dbn_vae.estimators import classical
+from dbn_vae.estimators import hmm
 from dbn_vae.training.em import EMStep, em
 
 RNG = np.random.default_rng(0)
@@ -179,7 +179,7 @@ def test_a_likelihood_that_falls_is_said(loss: float, warned: bool, monkeypatch:
         for i, step in enumerate(em(*arguments)):
             yield EMStep(-10.0 - loss * i, -10.0 - loss * i, step.visits)
 
-    monkeypatch.setattr(classical, "em", losing)
+    monkeypatch.setattr(hmm, "em", losing)
     messages = said(GaussianHMM(2, n_init=1, n_iter=3, tol=-np.inf, random_state=0), REAL)
     assert any("lost 0.001 nats, which EM cannot" in m for m in messages) == warned
     assert len(messages) == (2 if warned else 0)

@@ -1,0 +1,236 @@
+"""What every estimator of a hidden Markov model shares: EM from several starts, exact scores, samples.
+
+    starts ─► EM, each until its gain is small ─► the best is kept ─► score · decode · sample
+
+How a start is made, and how the fitted model is kept (as arrays, or as a module), is left to those above.
+"""
+
+import copy
+from abc import abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from dbn_vae.estimators.arguments import lengths_given, require_sample_inputs
+from dbn_vae.estimators.base import StateEstimator, require_at_least
+from dbn_vae.estimators.devices import place, where
+from dbn_vae.estimators.monitor import ConvergenceMonitor, fell, warn
+from dbn_vae.evaluation.likelihood import Score, exact
+from dbn_vae.models.hmm import HMM, require_labels
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.em import EMStep, em
+from dbn_vae.training.initialise import cluster, named_by, randomly, start
+
+
+class HMMEstimator(StateEstimator):
+    """EM behind the verbs."""
+
+    weighs_steps = True
+    clustered: ClassVar[bool] = True  # k-means makes sense on these frames
+
+    n_iter: int
+    tol: float
+    verbose: bool
+    n_init: int
+    device: str
+    n_free_: int
+
+    @abstractmethod
+    def started(self, data: Sequences, generator: torch.Generator, restart: int) -> HMM:
+        """A model to climb from, its n_free_ counted."""
+
+    @abstractmethod
+    def keep(self, model: HMM) -> None:
+        """Make the model the fitted one."""
+
+    @abstractmethod
+    def state_model(self) -> HMM:
+        """The fitted module, where device says."""
+
+    @property
+    def n_starts(self) -> int:
+        """How many different starts there are."""
+        return self.n_init
+
+    # -- learning
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        lengths: Any = None,
+        labels: Any = None,
+        sample_weight: Any = None,
+        inputs: Any = None,
+    ) -> Self:
+        """Fit by EM, from n_init starts, and keep the best.
+
+        Args:
+            X, lengths: data in any form that Sequences.from_any takes; NaN is missing.
+            y: not read, or lengths without their name: see lengths_given.
+            labels: known states, one a frame, −1 where unknown; or (N, K), soft: numbers proportional to
+                p(evidence | s_t = k), a row of NaN where unknown.
+            sample_weight: (B,) weight of each sequence; or of each frame, where it is (N,): how many times it counts
+                as evidence, Σ_t w_t log p(x_t | s_t).
+            inputs: (N, U) covariates, where the model reads them.
+
+        On Ctrl-C the best parameters so far are kept before the interrupt goes on.
+        """
+        self.require_arguments()
+        device = where(self.device)
+        data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight, inputs=inputs)
+        self.remember_columns(X)
+        there = (
+            data if device.type == "cpu" else data.to(dtype=self.dtype, device=device)
+        )  # once for all starts
+        generator = self.generator()
+        best: HMM | None = None
+        highest = -np.inf
+        troubles: list[str] = []
+        self.restart_scores_: list[float] = []
+        try:
+            for restart in range(self.n_starts):
+                model = self.started(data, generator, restart)
+                if there is not data:
+                    place(model, device, self.dtype)
+                monitor = ConvergenceMonitor(self.tol, self.n_iter, self.verbose)
+                if best is None:
+                    best, self.monitor_ = model, monitor
+                last, seen = self.climb(model, there, monitor)
+                self.restart_scores_.append(monitor.history[-1])
+                if last.objective > highest:
+                    highest, best, self.monitor_ = last.objective, model, monitor
+                    troubles = seen + monitor.troubles() + self.troubles(model, last)
+        finally:
+            if best is not None:
+                self.keep(best)
+        warn(type(self).__name__, troubles)
+        return self
+
+    def require_arguments(self) -> None:
+        """Raise ValueError for arguments of the constructor that cannot be."""
+        require_at_least(1, n_components=self.n_components, n_init=self.n_init)
+
+    def climb(self, model: HMM, data: Sequences, monitor: ConvergenceMonitor) -> tuple[EMStep, list[str]]:
+        """EM until the log-likelihood gains less than tol, or n_iter updates; the last step, and what went wrong."""
+        last, troubles = EMStep(-np.inf, -np.inf, torch.zeros(self.n_components)), []
+        with tqdm(total=self.n_iter, desc=type(self).__name__, disable=not self.verbose, leave=False) as bar:
+            for step in em(model, data):
+                monitor.history.append(self.watched(step))
+                # the first update may pay for entering the prior's and the floor's constraints
+                if monitor.iter > 1 and fell(last.objective, step.objective):
+                    troubles.append(
+                        f"update {monitor.iter} lost {last.objective - step.objective:.3g} nats, which EM cannot: "
+                        "the data are badly scaled for their precision (standardise them), or an M-step is wrong"
+                    )
+                last = step
+                if monitor.converged or monitor.iter >= self.n_iter:
+                    break
+                # hmmlearn updates once more after the gain falls under tol, and so do we
+                small = len(monitor.history) > 1 and monitor.history[-1] - monitor.history[-2] < self.tol
+                monitor.converged = small
+                bar.update()
+                bar.set_postfix(log_likelihood=f"{monitor.history[-1]:.4f}")
+        return last, troubles
+
+    def troubles(self, model: HMM, last: EMStep) -> list[str]:
+        """What a user should know of the fitted model, and what to do about it."""
+        dead = (last.visits < 1).nonzero().flatten().tolist()
+        if not dead:
+            return []
+        return [f"states {dead} explain less than one frame; use fewer states, or more starts (n_init)"]
+
+    def watched(self, step: EMStep) -> float:
+        """What monitor_ records and tol is about."""
+        return step.log_likelihood
+
+    def begin(self, model: HMM, data: Sequences, generator: torch.Generator, restart: int) -> None:
+        """One M-step from responsibilities; starts differ in kind: see below."""
+        # clusters and counted moves, clusters that last, then chance
+        use_clusters = self.clustered and restart % 4 != 3
+        responsibilities = (cluster if use_clusters else randomly)(data, self.n_components, generator)
+        if data.labels is not None:
+            require_labels(data.labels, self.n_components)
+            responsibilities = named_by(data.labels, responsibilities)
+        start(model, data, responsibilities, stay=None if restart % 2 == 0 else 0.95)
+
+    # -- asking
+
+    @property
+    def width(self) -> int:
+        return self.state_model().emission.n_features
+
+    def prepared(self, data: Sequences) -> Sequences:
+        """The data where the model is."""
+        return data if self.device == "cpu" else data.to(dtype=self.dtype, device=where(self.device))
+
+    def check(self, data: Sequences) -> None:
+        self.state_model().emission.check(data.x, data.observed)
+
+    def evaluate(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> Score:
+        """The exact log-likelihood of every sequence."""
+        data = self.sequences(X, lengths, inputs=inputs)
+        return exact(self.state_model(), self.prepared(data))._replace(lengths=data.lengths)
+
+    def score(
+        self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None, inputs: Any = None
+    ) -> float:
+        """Log-likelihood of the data in nats, all sequences together: what EM ascends, sample_weight as in fit.
+
+        As for fit, lengths may also stand second, without their name.
+        """
+        sizes = lengths_given(X, y, lengths)
+        if sample_weight is None or isinstance(X, Sequences):
+            return super().score(X, lengths=sizes, sample_weight=sample_weight, inputs=inputs)
+        data = self.sequences(X, sizes, weights=sample_weight, inputs=inputs)
+        return float(data.weights @ exact(self.state_model(), self.prepared(data)).per_sequence)
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        random_state: Any = None,
+        currstate: int | None = None,
+        *,
+        inputs: Any = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A new sequence: X (n_samples, n_features) and its states (n_samples,).
+
+        Args:
+            currstate: the state of the first step, drawn from startprob_ unless given.
+            inputs: (n_samples, U) covariates, where the model reads them.
+        """
+        self.require_fitted()
+        require_at_least(1, n_samples=n_samples)
+        if currstate is not None and not 0 <= currstate < self.n_components:
+            raise ValueError(
+                f"currstate={currstate}; with n_components={self.n_components} it is 0 to "
+                f"{self.n_components - 1}"
+            )
+        u = require_sample_inputs(inputs, n_samples, self.n_inputs, type(self).__name__)
+        generator = self.generator(random_state)
+        model = self.state_model()
+        if self.device != "cpu":  # random numbers come from the host
+            model = copy.deepcopy(model)
+            place(model, torch.device("cpu"), self.dtype)
+        x, states = model.sample(n_samples, generator, None if u is None else u.to(self.dtype), currstate)
+        return x.numpy(), states.numpy()
+
+    def n_parameters(self) -> int:
+        """Free parameters: structural zeros and what params froze left out."""
+        self.require_fitted()
+        if hasattr(self, "n_free_"):
+            return self.n_free_
+        model = self.state_model()
+        return model.transition.n_free() + model.emission.n_free()
+
+    def aic(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> float:
+        """−2 log p(x) + 2 · free parameters."""
+        return -2 * self.score(X, lengths=lengths, inputs=inputs) + 2 * self.n_parameters()
+
+    def bic(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> float:
+        """−2 log p(x) + log(n) · free parameters, n the number of frames."""
+        n = self.sequences(X, lengths, inputs=inputs).n_frames
+        return -2 * self.score(X, lengths=lengths, inputs=inputs) + float(np.log(n)) * self.n_parameters()
