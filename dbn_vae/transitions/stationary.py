@@ -33,10 +33,10 @@ class Stationary(Transition):
         self.transition_logits = nn.Parameter(log(transmat))
         self.startprob_prior, self.transmat_prior = startprob_prior, transmat_prior
 
-    def log_initial(self) -> Tensor:
+    def log_initial(self, inputs: Tensor | None = None) -> Tensor:
         return log_normalized(self.initial_logits)
 
-    def log_transition(self) -> Tensor:
+    def log_transition(self, inputs: Tensor | None = None) -> Tensor:
         return log_normalized(self.transition_logits)
 
     @torch.no_grad()
@@ -51,9 +51,11 @@ class Stationary(Transition):
         return start + log_dirichlet(self.transition_logits, self.transmat_prior)
 
     def n_free(self) -> int:
-        def free(logits: Tensor) -> int:
-            possible = (log_normalized(logits).exp() > 0).sum(-1)
-            return int((possible - 1).sum())
+        start = 0 if "initial" in self.frozen else n_choices(self.initial_logits)
+        return start + (0 if "transition" in self.frozen else n_choices(self.transition_logits))
 
-        start = 0 if "initial" in self.frozen else free(self.initial_logits)
-        return start + (0 if "transition" in self.frozen else free(self.transition_logits))
+
+def n_choices(logits: Tensor) -> int:
+    """Free parameters of distributions (..., K): in each, one less than it has possible values."""
+    possible = (logits > -torch.inf).sum(-1)
+    return int((possible - 1).clamp_min(0).sum())
