@@ -45,7 +45,7 @@ class HMM(StateModel):
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         """The exact log-likelihood; β and the generator have nothing to act on."""
-        return inference.log_partition(self.chain(batch))
+        return self.verbs.log_partition(self.chain(batch))
 
     def log_parameter_prior(self) -> Tensor:
         return self.transition.log_prior() + self.emission.log_prior()

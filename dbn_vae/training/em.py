@@ -72,7 +72,7 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
             require_possible(log_z, batch.which)
             parts.append(Expectation(weight @ log_z, first + pairs.sum(0), (first, pairs), statistics))
             continue
-        posterior = inference.smooth(chain)
+        posterior = model.verbs.smooth(chain)
         require_possible(posterior.log_z, batch.which)
         weighted = posterior.gamma * weight[:, None, None]
         mask = batch.mask
@@ -81,7 +81,7 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
             Expectation(
                 weight @ posterior.log_z,
                 weighted.sum((0, 1)),
-                model.transition.statistics(posterior.gamma[:, 0], posterior.xi, weight, batch.inputs),
+                model.transition.statistics(weight, batch.inputs, *posterior),
                 collect(model.emission, x[mask], observed[mask], weighted[mask]),
             )
         )

@@ -25,16 +25,13 @@ class Transition(nn.Module, ABC):
         """log p(s_t = j | s_{t-1} = i), rows normalised: (K, K); where the chain reads inputs, (B, T-1, K, K)."""
 
     def statistics(
-        self, first: Tensor, xi: Tensor, weights: Tensor, inputs: Tensor | None
+        self, weights: Tensor, inputs: Tensor | None, log_z: Tensor, gamma: Tensor, xi: Tensor
     ) -> tuple[Tensor, ...]:
-        """What maximize reads of a batch: here counts of first states (K,) and of moves (K, K).
+        """What maximize reads of a batch, given its weights (B,), its inputs (B, T, U) and its posterior.
 
-        Args:
-            first: gamma_1, (B, K).
-            xi: (B, K, K); (B, T-1, K, K) where the chain varies in time.
-            weights: (B,) of the sequences.
+        Here counts of first states (K,) and of moves (K, K).
         """
-        return weights @ first, torch.einsum("b,bij->ij", weights, xi)
+        return weights @ gamma[:, 0], torch.einsum("b,bij->ij", weights, xi)
 
     def add(self, one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The statistics of two batches together."""

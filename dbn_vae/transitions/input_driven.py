@@ -61,13 +61,13 @@ class InputDriven(Transition):
         return inputs
 
     def statistics(
-        self, first: Tensor, xi: Tensor, weights: Tensor, inputs: Tensor | None
+        self, weights: Tensor, inputs: Tensor | None, log_z: Tensor, gamma: Tensor, xi: Tensor
     ) -> tuple[Tensor, ...]:
         """Expected counts sequence by sequence (B, K) and move by move (M, K, K), with their inputs (B, U), (M, U)."""
         u = self.known(inputs)
         moves = (weights[:, None, None, None] * xi).flatten(0, 1)
         made = moves.sum((1, 2)) > 0  # not those of padding
-        return weights[:, None] * first, moves[made], u[:, 0], u[:, 1:].flatten(0, 1)[made]
+        return weights[:, None] * gamma[:, 0], moves[made], u[:, 0], u[:, 1:].flatten(0, 1)[made]
 
     def add(self, one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(torch.cat(parts) for parts in zip(one, other, strict=True))
