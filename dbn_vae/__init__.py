@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dbn_vae.estimators import (
         GMMHMM,
+        HSMM,
         VAE,
         VAEHMM,
         BernoulliHMM,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 # Torch takes seconds to import; a name is fetched when it is first asked for.
 _HOMES = {
     "GMMHMM": "estimators",
+    "HSMM": "estimators",
     "BernoulliHMM": "estimators",
     "CategoricalHMM": "estimators",
     "DeepMarkovModel": "estimators",
@@ -57,6 +59,7 @@ _HOMES = {
 __all__ = [
     "GMMHMM",
     "HMM",
+    "HSMM",
     "VAE",
     "VAEHMM",
     "BernoulliHMM",

@@ -153,7 +153,8 @@ def log_normalized(logits: Tensor) -> Tensor:
     if followed or not logits.is_cpu or logits.numel() > 128:
         return logits - logits.logsumexp(-1, keepdim=True)
     numbers = logits.detach().numpy()  # half of torch's time, for so few
-    return torch.from_numpy(numbers - np.logaddexp.reduce(numbers, -1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # a row of −inf alone gives NaN, as it does in torch
+        return torch.from_numpy(numbers - np.logaddexp.reduce(numbers, -1, keepdims=True))
 
 
 def cholesky(covariance: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ PROMISED = {
     "04_digits_vae.py": r"VAE minus independent pixels: \+\d",
     "05_bouncing_ball.py": r"x_t − x_\{t-1\} alone +0\.9\d\d +0\.9\d\d",
     "06_deep_markov_model.py": r"DeepMarkovModel, 2 latents +-[01]\.\d+.+importance bound",
+    "10_durations.py": r"HSMM, poisson +-\d\.\d+ +\+0\.\d+ +0\.[89]",
     "11_number_of_states.py": r"chosen: aic \d, bic 3, icl \d, cv \d",
     "12_from_hmmlearn.py": r"largest difference of any parameter: \de-1\d",
     "13_partial_labels.py": r"100% of 400 frames +(0\.\d\d\d) +\1\ncounting by hand +\1",

@@ -7,6 +7,7 @@ from dbn_vae.estimators.dmm import DeepMarkovModel
 from dbn_vae.estimators.emission_hmm import EmissionHMM
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
 from dbn_vae.estimators.gmm_hmm import GMMHMM
+from dbn_vae.estimators.hsmm import HSMM
 from dbn_vae.estimators.multinomial_hmm import MultinomialHMM
 from dbn_vae.estimators.poisson_hmm import PoissonHMM
 from dbn_vae.estimators.switching_dmm import SwitchingDMM
@@ -17,6 +18,7 @@ from dbn_vae.estimators.variational_gaussian_hmm import VariationalGaussianHMM
 
 __all__ = [
     "GMMHMM",
+    "HSMM",
     "VAE",
     "VAEHMM",
     "BernoulliHMM",

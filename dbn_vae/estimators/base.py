@@ -8,6 +8,7 @@ DataFrame in gives results with its index.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -214,14 +215,14 @@ class StateEstimator(SequenceEstimator):
     def predict_proba(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | whole sequence): (n, K)."""
         gamma = self.over_chains(
-            X, lengths, inputs, lambda chain: inference.smooth(chain)[:2], self.n_components
+            X, lengths, inputs, lambda verbs, chain: verbs.smooth(chain)[:2], self.n_components
         )
         return self.like(X, gamma)
 
     def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}), which never looks ahead: (n, K)."""
         probs = self.over_chains(
-            X, lengths, inputs, lambda chain: inference.filter(chain)[:2], self.n_components
+            X, lengths, inputs, lambda verbs, chain: verbs.filter(chain)[:2], self.n_components
         )
         return self.like(X, probs)
 
@@ -247,8 +248,8 @@ class StateEstimator(SequenceEstimator):
             raise ValueError(f"algorithm={algorithm or self.algorithm!r}; it is 'viterbi' or 'map'")
         scores: list[float] = []
 
-        def states(chain: Chain) -> tuple[Tensor, Tensor]:
-            evidence, path = decoder(chain)
+        def states(verbs: ModuleType, chain: Chain) -> tuple[Tensor, Tensor]:
+            evidence, path = decoder(verbs, chain)
             scores.append(float((path.score - self.path_offset(chain)).sum()))
             return evidence, path.states[..., None]
 
@@ -264,10 +265,10 @@ class StateEstimator(SequenceEstimator):
         X: Any,
         lengths: Any,
         inputs: Any,
-        ask: Callable[[Chain], tuple[Tensor, Tensor]],
+        ask: Callable[[ModuleType, Chain], tuple[Tensor, Tensor]],
         width: int,
     ) -> np.ndarray:
-        """ask(chain) of every batch, back in the order of the rows of X: (n, width).
+        """ask(model.verbs, chain) of every batch, back in the order of the rows of X: (n, width).
 
         It answers (B, T, width), and before that (B,) a number that is −∞ for the sequences that no path explains.
         """
@@ -276,7 +277,7 @@ class StateEstimator(SequenceEstimator):
         out = None
         with torch.no_grad():
             for batch in data.batches(self.frames_at_once):
-                evidence, values = ask(model.chain(batch))
+                evidence, values = ask(model.verbs, model.chain(batch))
                 require_possible(evidence, batch.which)
                 if len(data) == 1:
                     return values[0].cpu().numpy()
@@ -287,17 +288,17 @@ class StateEstimator(SequenceEstimator):
         return out.numpy()
 
 
-def most_probable_path(chain: Chain) -> tuple[Tensor, inference.Path]:
+def most_probable_path(verbs: ModuleType, chain: Chain) -> tuple[Tensor, inference.Path]:
     """The path, and its score once more: where it is −∞, no path is possible."""
-    path = inference.viterbi(chain)
+    path = verbs.viterbi(chain)
     return path.score, path
 
 
-def most_probable_steps(chain: Chain) -> tuple[Tensor, inference.Path]:
+def most_probable_steps(verbs: ModuleType, chain: Chain) -> tuple[Tensor, inference.Path]:
     """log Z, and argmax_k gamma_t(k) at every step with the joint log-probability of that path."""
-    log_z, gamma, _ = inference.smooth(chain)
+    log_z, gamma = verbs.smooth(chain)[:2]
     states = torch.where(chain.mask(), gamma.argmax(-1), -1)
-    return log_z, inference.Path(states, inference.path_score(chain, states))
+    return log_z, inference.Path(states, verbs.path_score(chain, states))
 
 
 def jsonable(value: Any) -> Any:

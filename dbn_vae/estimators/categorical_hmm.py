@@ -96,8 +96,10 @@ class CategoricalHMM(CategoricalFace):
 
     def first_emission(self, data: Sequences) -> Categorical:
         V = self.n_features or int(data.x.max()) + 1
-        # one pseudo-count a row: a symbol that the data lack must not start, and so for ever stay, impossible
-        return Categorical(torch.full((self.n_components, V), 1 / V, dtype=self.dtype), 1 + 1 / V)
+        # the prior, or one pseudo-count a row: a symbol that the data lack must not start, and so stay, impossible
+        shape = self.n_components, V
+        concentration = prior("emissionprob_prior", self.emissionprob_prior, shape).clamp_min(1 + 1 / V)
+        return Categorical(torch.full(shape, 1 / V, dtype=self.dtype), concentration)
 
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)

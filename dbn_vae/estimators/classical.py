@@ -5,6 +5,7 @@ module is built from them for each call.  New options are keyword-only.
 """
 
 from abc import abstractmethod
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -19,14 +20,31 @@ from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.estimators.naming import NamedStates
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
+from dbn_vae.training.initialise import arranged, in_turn
 from dbn_vae.transitions.stationary import Stationary
+from dbn_vae.transitions.topology import possible
 
 # The module that stands for an estimator's attributes, and what these were.  Not kept in the estimator, which asking
 # must not change.
 BUILT: WeakKeyDictionary["ClassicalHMM", tuple[Any, HMM]] = WeakKeyDictionary()
 
 
-class ClassicalHMM(HMMEstimator, NamedStates):
+@dataclass(eq=False, repr=False)
+class Structure:
+    """Which moves are possible: an option of every family, in its signature without being listed in each.
+
+    topology: "ergodic", every move; "left-to-right", to the same state or the next, from state 0; "cyclic", the same on
+    a circle; or a (K, K) array of Booleans, True where a move is possible.  The others are structural zeros.
+    """
+
+    _: KW_ONLY
+    topology: Any = "ergodic"
+
+    def topology_is(self, name: str) -> bool:
+        return isinstance(self.topology, str) and self.topology == name
+
+
+class ClassicalHMM(Structure, HMMEstimator, NamedStates):
     """What the families share; a family says how its emission is built from its attributes and back."""
 
     letters: ClassVar[dict[str, str]]  # parameter letter to fitted attribute, s and t left out
@@ -67,16 +85,18 @@ class ClassicalHMM(HMMEstimator, NamedStates):
         """A model to climb from: attributes that init_params does not name keep their values."""
         own = {"startprob_": "s", "transmat_": "t"} | {a: letter for letter, a in self.letters.items()}
         fresh = {letter for a, letter in own.items() if letter in self.init_params or not hasattr(self, a)}
+        first, moves = possible(self.topology, self.n_components)
         if not fresh:
             model = self.build()
+            self.require_structure(model, moves)
             model.emission.check(data.x, data.observed)
             self.prepare(model, data)
             return model
-        K = self.n_components
         emission = self.first_emission(data) if fresh - {"s", "t"} else self.emission()
         emission.check(data.x, data.observed)
-        uniform = torch.full((K,), 1 / K, dtype=self.dtype)
-        model = HMM(Stationary(uniform, uniform.expand(K, K).clone()), emission)
+        first, moves = first.to(self.dtype), moves.to(self.dtype)
+        chain = Stationary(first / first.sum(), moves / moves.sum(1, keepdim=True))
+        model = HMM(chain, emission)
         self.begin(model, data, generator, restart)
         if fresh != set(own.values()):
             kept = {a: getattr(self, a) for a, letter in own.items() if letter not in fresh}
@@ -85,8 +105,27 @@ class ClassicalHMM(HMMEstimator, NamedStates):
             for attribute, value in kept.items():
                 setattr(self, attribute, value)
             model = self.build()
+            self.require_structure(model, moves)
         self.prepare(model, data)
         return model
+
+    def require_structure(self, model: HMM, moves: Tensor) -> None:
+        """Raise ValueError where transmat_, given by hand, makes a move that topology forbids."""
+        wrong = ((model.transition.log_transition() > -torch.inf) & (moves == 0)).nonzero().tolist()
+        if wrong:
+            i, j = wrong[0]
+            raise ValueError(
+                f"transmat_[{i}, {j}]={self.transmat_[i, j]:g} is a move that topology={self.topology!r} forbids; set "
+                "it to 0, or let init_params name t"
+            )
+
+    def named(self, model: HMM, data: Sequences, responsibilities: Tensor, restart: int) -> Tensor:
+        if data.labels is None:
+            if self.topology_is("left-to-right") and restart % 2 == 0:
+                return in_turn(data, self.n_components)
+            if not self.topology_is("ergodic"):
+                return arranged(model, data, responsibilities)
+        return super().named(model, data, responsibilities, restart)
 
     def prepare(self, model: HMM, data: Sequences) -> None:
         """Priors and frozen parts."""

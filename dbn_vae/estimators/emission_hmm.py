@@ -8,28 +8,25 @@ them, or a family of the user's own that says nothing but log_prob.
 
 import copy
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
-from dbn_vae.emissions.categorical import Categorical
 from dbn_vae.estimators.arguments import require_width
 from dbn_vae.estimators.classical import prior
-from dbn_vae.estimators.devices import place, where
-from dbn_vae.estimators.hmm import HMMEstimator
-from dbn_vae.estimators.modules import describe, rebuild
-from dbn_vae.estimators.monitor import ConvergenceMonitor
+from dbn_vae.estimators.devices import place
+from dbn_vae.estimators.modules import ModuleHMM
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.transitions.base import Transition
+from dbn_vae.transitions.semi_markov import SemiMarkov
 from dbn_vae.transitions.stationary import Stationary
 
 
 @dataclass(eq=False, repr=False)
-class EmissionHMM(HMMEstimator):
+class EmissionHMM(ModuleHMM):
     """An HMM over any emission family; the modules given are templates, which are copied and never changed.
 
     Args:
@@ -56,6 +53,8 @@ class EmissionHMM(HMMEstimator):
     [1.0, 9.0]
     """
 
+    templates: ClassVar[tuple[str, ...]] = ("emission", "transition")
+
     emission: Emission
     transition: Transition | None = None
     _: KW_ONLY
@@ -70,20 +69,6 @@ class EmissionHMM(HMMEstimator):
     n_init: int = 4
     device: str = "cpu"
 
-    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        """In one line, where torch gives every part of a module its own."""
-        return " ".join(super().__repr__(N_CHAR_MAX).split())
-
-    @property
-    def n_components(self) -> int:  # type: ignore[override]
-        """K, which the emission says."""
-        return self.emission.n_components
-
-    @property
-    def n_inputs(self) -> int:
-        """Columns of the inputs that a part of the model reads."""
-        return max(self.emission.n_inputs, 0 if self.transition is None else self.transition.n_inputs)
-
     @property
     def n_starts(self) -> int:
         return 1 if self.init == "given" else self.n_init
@@ -97,6 +82,10 @@ class EmissionHMM(HMMEstimator):
                 raise TypeError(
                     f"{name}={value!r}; it must be a module of dbn_vae.{name}s, or of a subclass of {kind.__name__}"
                 )
+        if isinstance(self.transition, SemiMarkov):
+            raise TypeError(
+                f"transition={self.transition!r}; for states that last as they like there is dbn_vae.HSMM"
+            )
         widths = {m.n_inputs for m in (self.emission, self.transition) if m is not None and m.n_inputs}
         if len(widths) > 1:
             raise ValueError(
@@ -122,11 +111,6 @@ class EmissionHMM(HMMEstimator):
             self.begin(model, data, generator, restart)
         return model
 
-    @property
-    def clustered(self) -> bool:  # type: ignore[override]
-        """Symbols have no distances that k-means could go by."""
-        return not any(isinstance(part, Categorical) for part in self.emission.modules())
-
     def chain(self) -> Transition:
         """A transition to learn: a copy of the one given, or a uniform one."""
         if self.transition is not None:
@@ -139,53 +123,3 @@ class EmissionHMM(HMMEstimator):
             prior("startprob_prior", self.startprob_prior, (K,)),
             prior("transmat_prior", self.transmat_prior, (K, K)),
         )
-
-    def keep(self, model: HMM) -> None:
-        self.model_ = model
-
-    def state_model(self) -> HMM:
-        device, some = where(self.device), next(self.model_.parameters(), None)
-        if some is not None and some.device != device:
-            place(self.model_, device, self.dtype)
-        return self.model_
-
-    def is_fitted(self) -> bool:
-        return hasattr(self, "model_")
-
-    # -- files
-
-    def plain_parameters(self) -> dict[str, Any]:
-        return super().plain_parameters() | {"emission": None, "transition": None}
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The fitted module and both templates."""
-        tensors: dict[str, Tensor] = {}
-        modules: dict[str, Any] = {}
-        parts = {
-            "emission": self.emission,
-            "transition": self.transition,
-            "fitted_emission": self.model_.emission,
-            "fitted_transition": self.model_.transition,
-        }
-        for name, module in parts.items():
-            held, modules[name] = ({}, None) if module is None else describe(module, name)
-            tensors |= held
-        facts = {
-            "modules": modules,
-            "history": self.monitor_.history,
-            "converged": self.monitor_.converged,
-            "n_free": self.n_free_,
-        }
-        return tensors, facts
-
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        parts: dict[str, Any] = {
-            name: None if module is None else rebuild(module, tensors)
-            for name, module in facts["modules"].items()
-        }
-        self.emission, self.transition = parts["emission"], parts["transition"]
-        self.model_ = HMM(parts["fitted_transition"], parts["fitted_emission"])
-        self.monitor_ = ConvergenceMonitor(
-            self.tol, self.n_iter, self.verbose, facts["history"], facts["converged"]
-        )
-        self.n_free_ = facts["n_free"]

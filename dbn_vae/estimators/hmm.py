@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dbn_vae.estimators.arguments import lengths_given, require_sample_inputs
@@ -83,9 +84,8 @@ class HMMEstimator(StateEstimator):
         device = where(self.device)
         data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight, inputs=inputs)
         self.remember_columns(X)
-        there = (
-            data if device.type == "cpu" else data.to(dtype=self.dtype, device=device)
-        )  # once for all starts
+        # once for all starts
+        there = data if device.type == "cpu" else data.to(dtype=self.dtype, device=device)
         generator = self.generator()
         best: HMM | None = None
         highest = -np.inf
@@ -152,10 +152,19 @@ class HMMEstimator(StateEstimator):
         # clusters and counted moves, clusters that last, then chance
         use_clusters = self.clustered and restart % 4 != 3
         responsibilities = (cluster if use_clusters else randomly)(data, self.n_components, generator)
-        if data.labels is not None:
-            require_labels(data.labels, self.n_components)
-            responsibilities = named_by(data.labels, responsibilities)
-        start(model, data, responsibilities, stay=None if restart % 2 == 0 else 0.95)
+        start(
+            model,
+            data,
+            self.named(model, data, responsibilities, restart),
+            None if restart % 2 == 0 else 0.95,
+        )
+
+    def named(self, model: HMM, data: Sequences, responsibilities: Tensor, restart: int) -> Tensor:
+        """Responsibilities with the groups named as the labels name the states, where there are some."""
+        if data.labels is None:
+            return responsibilities
+        require_labels(data.labels, self.n_components)
+        return named_by(data.labels, responsibilities)
 
     # -- asking
 

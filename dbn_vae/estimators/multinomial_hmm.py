@@ -55,8 +55,9 @@ class MultinomialHMM(ClassicalHMM):
 
     def first_emission(self, data: Sequences) -> Multinomial:
         K, V = self.n_components, data.x.shape[1]
-        # one pseudo-count a row, as for CategoricalHMM
-        return Multinomial(torch.full((K, V), 1 / V, dtype=self.dtype), self.trials(), 1 + 1 / V)
+        # the prior, or one pseudo-count a row, as for CategoricalHMM
+        concentration = prior("emissionprob_prior", self.emissionprob_prior, (K, V)).clamp_min(1 + 1 / V)
+        return Multinomial(torch.full((K, V), 1 / V, dtype=self.dtype), self.trials(), concentration)
 
     def trials(self) -> int | None:
         if self.n_trials is None:

@@ -41,6 +41,11 @@ class VariationalHMM(ClassicalHMM):
 
     def started(self, data: Sequences, generator: torch.Generator, restart: int) -> HMM:
         K = self.n_components
+        if not self.topology_is("ergodic"):
+            raise ValueError(
+                f"topology={self.topology!r}; a Dirichlet posterior has no structural zeros: use the model of the same "
+                "family that is fitted by EM"
+            )
         chain = DirichletChain(
             self.concentration("startprob", "s", 1 / K, (K,)),
             self.concentration("transmat", "t", 1 / K, (K, K)),

@@ -3,6 +3,7 @@
 from dbn_vae.models.base import LatentModel, Model, StateModel
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.hmm import HMM
+from dbn_vae.models.hsmm import HSMM
 from dbn_vae.models.recognition import STR, Filtering, PerStep, Product, Recognition
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.models.vae import VAE
@@ -11,6 +12,7 @@ from dbn_vae.models.vae_hmm import VAEHMM, MeanFieldVAEHMM
 __all__ = [
     "DMM",
     "HMM",
+    "HSMM",
     "STR",
     "VAE",
     "VAEHMM",

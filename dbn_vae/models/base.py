@@ -5,6 +5,7 @@ kernels.  A `LatentModel` fills in how z is inferred and what its prior is: boun
 """
 
 from abc import ABC, abstractmethod
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -35,19 +36,20 @@ class StateModel(Model):
     """A model with a discrete state at every step."""
 
     n_components: int
+    verbs: ModuleType = inference  # the functions that read its chain
 
     @abstractmethod
     def chain(self, batch: Batch) -> Chain:
         """The potentials of p(s_{1:T} | x_{1:T})."""
 
     def filter(self, batch: Batch) -> Filtered:
-        return inference.filter(self.chain(batch))
+        return self.verbs.filter(self.chain(batch))
 
     def smooth(self, batch: Batch) -> Posterior:
-        return inference.smooth(self.chain(batch))
+        return self.verbs.smooth(self.chain(batch))
 
     def viterbi(self, batch: Batch) -> Path:
-        return inference.viterbi(self.chain(batch))
+        return self.verbs.viterbi(self.chain(batch))
 
 
 class LatentModel(Model):

@@ -45,7 +45,7 @@ class HMM(StateModel):
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         """The exact log-likelihood; β and the generator have nothing to act on."""
-        return inference.log_partition(self.chain(batch))
+        return self.verbs.log_partition(self.chain(batch))
 
     def log_parameter_prior(self) -> Tensor:
         return self.transition.log_prior() + self.emission.log_prior()
@@ -58,19 +58,19 @@ class HMM(StateModel):
         inputs: Tensor | None = None,
         first: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x (T, D) and states (T,) of a new sequence, under inputs (T, U) where the emission reads them.
+        """x (T, D) and states (T,) of a new sequence, under inputs (T, U) where a part of the model reads them.
 
         first: the state of the first step, drawn from π unless given.
         """
-        states = sample_states(self.transition, n_steps, generator, first)
+        states = sample_states(self.transition, n_steps, generator, first, inputs)
         return self.emission.sample(states, generator, inputs), states
 
 
 def state_chain(transition: Transition, potential: Potential, batch: Batch) -> Chain:
     """A learned chain under potentials (B, T, K) and the batch's labels, which need them written out."""
     return Chain(
-        transition.log_initial(),
-        transition.log_transition(),
+        transition.log_initial(batch.inputs),
+        transition.log_transition(batch.inputs),
         labelled(potential, batch) if isinstance(potential, Tensor) else potential,
         batch.lengths,
     )
@@ -82,6 +82,7 @@ def sum_out_states(transition: Transition, potential: Tensor, batch: Batch) -> T
     repeated = batch._replace(
         lengths=batch.lengths.repeat(S),
         labels=None if batch.labels is None else torch.cat([batch.labels] * S),
+        inputs=None if batch.inputs is None else torch.cat([batch.inputs] * S),
     )
     chain = state_chain(transition, potential.flatten(0, 1), repeated)
     return inference.log_partition(chain).view(S, B)
@@ -120,12 +121,24 @@ def require_labels(labels: Tensor, n_components: int) -> None:
 
 
 def sample_states(
-    transition: Transition, n_steps: int, generator: Generator, first: int | None = None
+    transition: Transition,
+    n_steps: int,
+    generator: Generator,
+    first: int | None = None,
+    inputs: Tensor | None = None,
 ) -> Tensor:
-    """A path of the chain alone: (T,) int64, starting from a given state or from π."""
-    rows = at(transition.log_transition().exp(), generator)
-    start = at(transition.log_initial().exp(), generator)
+    """A path of the chain alone: (T,) int64, from a given state or from π, under inputs (T, U) if it reads any.
+
+    Raises ValueError where the inputs are not n_steps long.
+    """
+    if inputs is not None and len(inputs) != n_steps:
+        raise ValueError(f"inputs has {len(inputs)} rows; a path of n_steps={n_steps} needs one a step")
+    u = None if inputs is None else inputs[None]
+    K = transition.n_components
+    start = at(transition.log_initial(u).exp(), generator).view(K)
+    moves = at(transition.log_transition(u).exp(), generator)
+    tables = moves[0] if moves.dim() == 4 else moves  # one a move, or the same for all
     path = [int(torch.multinomial(start, 1, generator=generator)) if first is None else first]
-    for _ in range(n_steps - 1):
-        path.append(int(torch.multinomial(rows[path[-1]], 1, generator=generator)))
+    for table in tables.expand(n_steps - 1, K, K):
+        path.append(int(torch.multinomial(table[path[-1]], 1, generator=generator)))
     return torch.tensor(path)

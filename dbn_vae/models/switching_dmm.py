@@ -64,13 +64,14 @@ class SwitchingDMM(StateModel, LatentModel):
     def trajectory(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, Normal]:
         """A path z (S, B, T, Z) and the q(z_t | z_{t-1}, x) it came from; see DMM.trajectory."""
         context = self.recognition.context(self.core, batch)
-        A = self.transition.log_transition()
+        A = self.transition.log_transition(batch.inputs)
         z = torch.zeros_like(epsilon[:, :, 0])
-        belief = self.transition.log_initial().expand(*z.shape[:-1], -1)
+        belief = self.transition.log_initial(batch.inputs).expand(*z.shape[:-1], -1)
         path, means, scales = [], [], []
         for t in range(epsilon.shape[2]):
             each = self.move(z) if t else self.initial(z)
-            predicted = logsumexp(belief[..., :, None] + A, -2) if t else belief
+            move = A[:, t - 1] if A.dim() == 4 and t else A
+            predicted = logsumexp(belief[..., :, None] + move, -2) if t else belief
             q = self.recognition.step(match_moments(predicted.exp(), each), z, context[:, t])
             z = q.mean + q.scale * epsilon[:, :, t]
             belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)

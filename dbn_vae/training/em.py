@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from dbn_vae import inference
-from dbn_vae.emissions.base import Emission
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.training.compiled import Compiled, compiled
@@ -35,16 +34,16 @@ class Expectation(NamedTuple):
     """What the M-step needs; sums over sequences, so they add over batches and processes."""
 
     log_likelihood: Tensor  # ()
-    first: Tensor  # (K,) expected first states
-    pairs: Tensor  # (K, K) expected moves
+    visits: Tensor  # (K,) expected steps in each state
+    transition: tuple[Tensor, ...]
     emission: tuple[Tensor, ...]
 
-    def plus(self, other: "Expectation", family: Emission) -> "Expectation":
+    def plus(self, other: "Expectation", model: HMM) -> "Expectation":
         return Expectation(
             self.log_likelihood + other.log_likelihood,
-            self.first + other.first,
-            self.pairs + other.pairs,
-            add(family, [self.emission, other.emission]),
+            self.visits + other.visits,
+            model.transition.add(self.transition, other.transition),
+            add(model.emission, [self.emission, other.emission]),
         )
 
 
@@ -65,8 +64,8 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
         log_prior = float(model.transition.log_prior()) + float(model.emission.log_prior())
-        yield EMStep(log_likelihood, log_likelihood + log_prior, e.first + e.pairs.sum(0))
-        model.transition.maximize(e.first, e.pairs)
+        yield EMStep(log_likelihood, log_likelihood + log_prior, e.visits)
+        model.transition.maximize(*e.transition)
         maximize(model.emission, e.emission)
 
 
@@ -85,12 +84,12 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
     parts = []
     for batch in batches:
         weight, chain = batch.weights, model.chain(batch)
-        if chain.fused:
+        if chain.fused and chain.log_transition.dim() == 2:
             log_z, first, pairs, statistics = inference.expect(chain, weight)
             require_possible(log_z, batch.which)
-            parts.append(Expectation(weight @ log_z, first, pairs, statistics))
+            parts.append(Expectation(weight @ log_z, first + pairs.sum(0), (first, pairs), statistics))
             continue
-        posterior = inference.smooth(chain)
+        posterior = model.verbs.smooth(chain)
         require_possible(posterior.log_z, batch.which)
         weighted = posterior.gamma * weight[:, None, None]
         mask = batch.mask
@@ -100,12 +99,12 @@ def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:
         parts.append(
             Expectation(
                 weight @ posterior.log_z,
-                weighted[:, 0].sum(0),
-                torch.einsum("b,bij->ij", weight, posterior.xi),
+                weighted.sum((0, 1)),
+                model.transition.statistics(weight, batch.inputs, *posterior),
                 collect(model.emission, x[mask], observed[mask], due[mask]),
             )
         )
-    return reduce(lambda a, b: a.plus(b, model.emission), parts)
+    return reduce(lambda a, b: a.plus(b, model), parts)
 
 
 def require_possible(log_z: Tensor, which: Tensor) -> None:

@@ -52,10 +52,10 @@ class DirichletChain(Transition):
         self.startprob_prior = self.startprob_posterior = startprob_prior
         self.transmat_prior = self.transmat_posterior = transmat_prior
 
-    def log_initial(self) -> Tensor:
+    def log_initial(self, inputs: Tensor | None = None) -> Tensor:
         return expected_log(self.startprob_posterior)
 
-    def log_transition(self) -> Tensor:
+    def log_transition(self, inputs: Tensor | None = None) -> Tensor:
         return expected_log(self.transmat_posterior)
 
     def maximize(self, first: Tensor, pairs: Tensor) -> None:

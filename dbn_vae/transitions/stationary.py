@@ -4,8 +4,6 @@ A sticky chain is the same one with a Dirichlet prior that adds κ pseudo-counts
 (Fox, Sudderth, Jordan and Willsky 2011).  Exact zeros in π and A are structure: no M-step revives them.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -35,10 +33,10 @@ class Stationary(Transition):
         self.transition_logits = nn.Parameter(log(transmat))
         self.startprob_prior, self.transmat_prior = startprob_prior, transmat_prior
 
-    def log_initial(self) -> Tensor:
+    def log_initial(self, inputs: Tensor | None = None) -> Tensor:
         return log_normalized(self.initial_logits)
 
-    def log_transition(self) -> Tensor:
+    def log_transition(self, inputs: Tensor | None = None) -> Tensor:
         return log_normalized(self.transition_logits)
 
     @torch.no_grad()
@@ -53,8 +51,11 @@ class Stationary(Transition):
         return start + log_dirichlet(self.transition_logits, self.transmat_prior)
 
     def n_free(self) -> int:
-        def free(logits: Tensor) -> int:
-            return int((logits > -math.inf).sum()) - logits[..., 0].numel()
+        start = 0 if "initial" in self.frozen else n_choices(self.initial_logits)
+        return start + (0 if "transition" in self.frozen else n_choices(self.transition_logits))
 
-        start = 0 if "initial" in self.frozen else free(self.initial_logits)
-        return start + (0 if "transition" in self.frozen else free(self.transition_logits))
+
+def n_choices(logits: Tensor) -> int:
+    """Free parameters of distributions (..., K): in each, one less than it has possible values."""
+    possible = (logits > -torch.inf).sum(-1)
+    return int((possible - 1).clamp_min(0).sum())

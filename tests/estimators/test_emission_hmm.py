@@ -21,7 +21,7 @@ from dbn_vae import (
     PoissonHMM,
     emissions,
 )
-from dbn_vae.estimators.modules import describe, rebuild
+from dbn_vae.estimators.described import describe, rebuild
 from dbn_vae.transitions import Stationary, sticky
 
 LENGTHS = [60, 35, 25]
@@ -142,8 +142,16 @@ def answers(model: EmissionHMM, X: np.ndarray, asked: dict[str, Any]) -> list[np
         ),
         ("counts", lambda: emissions.Poisson(1 + zeros(K, 2)), lambda **o: PoissonHMM(K, **o)),
         ("binary", lambda: emissions.Bernoulli(0.5 + zeros(K, 2)), lambda **o: BernoulliHMM(K, **o)),
-        ("symbols", lambda: emissions.Categorical(rows(K, 3)), lambda **o: CategoricalHMM(K, **o)),
-        ("rows", lambda: emissions.Multinomial(rows(K, 3), 5), lambda **o: MultinomialHMM(K, 5, **o)),
+        (
+            "symbols",
+            lambda: emissions.Categorical(rows(K, 3), 1.5),
+            lambda **o: CategoricalHMM(K, emissionprob_prior=1.5, **o),
+        ),
+        (
+            "rows",
+            lambda: emissions.Multinomial(rows(K, 3), 5, 1.5),
+            lambda **o: MultinomialHMM(K, 5, emissionprob_prior=1.5, **o),
+        ),
     ],
 )  # fmt: skip
 def test_over_a_classical_family_it_is_the_classical_estimator(

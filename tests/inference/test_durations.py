@@ -1,0 +1,256 @@
+"""Explicit durations against all segmentations written out, and against the chain that geometric stays are."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from oracles import random_chain
+from torch import Tensor
+
+from dbn_vae import inference
+from dbn_vae.inference import Chain, durations
+from dbn_vae.inference.durations import Stays
+
+close = torch.testing.assert_close
+NEVER = -math.inf
+
+
+def random_stays(
+    B: int, T: int, K: int, D: int, *, seed: int, zeros: float = 0.0, varies: str = "stationary", scale: float = 2.0
+) -> Stays:  # fmt: skip
+    """No state moves to itself; log_survival is unrelated to log_duration, as gradients need it to be."""
+    chain = random_chain(B, T, K, seed=seed, varies=varies, zeros=zeros, scale=scale)
+    A = chain.log_transition.masked_fill(torch.eye(K, dtype=torch.bool), NEVER)
+    g = torch.Generator().manual_seed(seed)
+    tables = [scale * torch.randn(K, D, generator=g, dtype=torch.float64) for _ in range(2)]
+    tables[0] = tables[0].masked_fill(torch.rand(K, D, generator=g) < zeros, NEVER)
+    return Stays(chain._replace(log_transition=A), *tables)
+
+
+def segmentations(T: int, K: int, D: int) -> list[list[tuple[int, int]]]:
+    """Every sequence of stays (state, length) that fills T steps."""
+    if T == 0:
+        return [[]]
+    return [
+        [(k, d), *rest]
+        for d in range(1, min(D, T) + 1)
+        for k in range(K)
+        for rest in segmentations(T - d, K, D)
+        if not rest or rest[0][0] != k
+    ]
+
+
+def moves(chain: Chain, b: int, t: int) -> Tensor:
+    """log A of sequence b to step t: (K, K)."""
+    A = chain.log_transition
+    return A[b, t - 1] if A.dim() == 4 else A[b] if A.dim() == 3 else A
+
+
+def enumerated(stays: Stays) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """log Z, gamma, xi, ended, censored; and every path with its log-probability, sequence by sequence."""
+    pi, _, emission, lengths = stays.chain.canonical()
+    B, _, K = emission.shape
+    D = stays.log_duration.shape[1]
+    log_z, gamma = emission.new_full((B,), NEVER), torch.zeros_like(emission)
+    xi, ended = emission.new_zeros(B, K, K), emission.new_zeros(B, K, D)
+    censored, paths = torch.zeros_like(ended), []
+    for b in range(B):
+        L = int(lengths[b])
+        every = segmentations(L, K, D)
+        scores, states = [], []
+        for segments in every:
+            t, score = 0, pi[b, segments[0][0]]
+            for n, (k, d) in enumerate(segments):
+                if n:
+                    score = score + moves(stays.chain, b, t)[segments[n - 1][0], k]
+                score = score + emission[b, t : t + d, k].sum()
+                t += d
+                table = stays.log_survival if n == len(segments) - 1 else stays.log_duration
+                score = score + table[k, d - 1]
+            scores.append(score)
+            states.append([k for k, d in segments for _ in range(d)])
+        score = torch.stack(scores)
+        paths.append((torch.tensor(states), score))
+        log_z[b] = torch.logsumexp(score, 0)
+        if log_z[b] == NEVER:
+            continue
+        for segments, path, p in zip(every, states, (score - log_z[b]).exp(), strict=True):
+            for t, k in enumerate(path):
+                gamma[b, t, k] += p
+            for (i, d), (j, _) in itertools.pairwise(segments):
+                xi[b, i, j] += p
+                ended[b, i, d - 1] += p
+            censored[b, segments[-1][0], segments[-1][1] - 1] += p
+    return [log_z, gamma, xi, ended, censored], paths
+
+
+CASES = [
+    (3, 6, 3, 3, 0.0, "stationary"),
+    (3, 6, 2, 9, 0.0, "stationary"),  # longer stays than the sequence
+    (4, 6, 3, 4, 0.4, "stationary"),  # zeros in every table
+    (2, 5, 3, 2, 0.0, "batch"),
+    (2, 5, 3, 3, 0.2, "time"),
+    (2, 4, 3, 1, 0.0, "stationary"),  # no stay longer than a step
+]
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+@every_case
+def test_enumeration(case: tuple) -> None:
+    B, T, K, D, zeros, varies = case
+    stays = random_stays(B, T, K, D, seed=5, zeros=zeros, varies=varies)
+    want, paths = enumerated(stays)
+    for got, expected in zip(durations.smooth(stays), want, strict=True):
+        close(got, expected, rtol=0, atol=1e-12)
+    close(durations.log_partition(stays), want[0], rtol=1e-13, atol=0)
+    best = durations.viterbi(stays)
+    for b, (states, score) in enumerate(paths):
+        L = states.shape[1]
+        top = int(score.argmax())
+        close(best.score[b], score[top], rtol=1e-13, atol=0)
+        if score[top] > NEVER:
+            assert torch.equal(best.states[b, :L], states[top])
+        assert (best.states[b, L:] == -1).all()
+        every = torch.stack([states[i] for i in range(0, len(states), 7)])
+        pi, A, emission, _ = stays.chain.canonical()
+        A = A[b, None, : L - 1] if varies == "time" else A[b, None] if varies == "batch" else A
+        n = len(every)
+        one = Chain(pi[b], A.expand(n, *A.shape[1:]) if A.dim() > 2 else A, emission[b, :L].expand(n, L, K))
+        close(durations.path_score(stays._replace(chain=one), every), score[::7], rtol=1e-13, atol=1e-12)
+
+
+@every_case
+def test_the_posterior_is_the_gradient(case: tuple) -> None:
+    B, T, K, D, zeros, varies = case
+    stays = random_stays(B, T, K, D, seed=6, zeros=zeros, varies=varies)
+    chain = stays.chain
+    leaves = [x.clone().requires_grad_() for x in (chain.log_initial, chain.log_transition, chain.log_emission,
+                                                   stays.log_duration, stays.log_survival)]  # fmt: skip
+    moved = Stays(Chain(*leaves[:3], chain.lengths), *leaves[3:])
+    log_z = durations.log_partition(moved)
+    possible = log_z > NEVER
+    grads = torch.autograd.grad(log_z[possible].sum(), leaves)
+    posterior = durations.smooth(stays)
+    first = posterior.gamma[:, 0]
+    close(grads[0], first, rtol=0, atol=1e-12)
+    if varies != "time":
+        close(grads[1], posterior.xi if varies == "batch" else posterior.xi.sum(0), rtol=0, atol=1e-12)
+    close(grads[2], posterior.gamma, rtol=0, atol=1e-12)
+    close(grads[3], posterior.ended.sum(0), rtol=0, atol=1e-12)
+    close(grads[4], posterior.censored.sum(0), rtol=0, atol=1e-12)
+
+
+def test_gradcheck_twice() -> None:
+    stays = random_stays(2, 4, 2, 3, seed=1, scale=1.0)
+    A = stays.chain.log_transition.nan_to_num(neginf=-1.0)  # finite differences need room
+    tables = (stays.chain.log_initial, A, stays.chain.log_emission, stays.log_duration, stays.log_survival)
+    leaves = [x.clone().requires_grad_() for x in tables]
+
+    def log_z(pi: Tensor, A: Tensor, emission: Tensor, *lasting: Tensor) -> Tensor:
+        return durations.log_partition(Stays(Chain(pi, A, emission, stays.chain.lengths), *lasting))
+
+    assert torch.autograd.gradcheck(log_z, leaves)
+    assert torch.autograd.gradgradcheck(log_z, leaves)
+
+
+def geometric(chain: Chain, D: int) -> Stays:
+    """The same chain, its self-moves told as durations."""
+    A = chain.log_transition.exp()
+    K = len(A)
+    stay = A.diagonal()
+    eye = torch.eye(K, dtype=torch.bool)
+    moves = torch.where(eye, 0.0, A) / (1 - stay)[:, None]
+    d = torch.arange(D).double()
+    log_survival = d * stay.log()[:, None]
+    log_duration = log_survival + (1 - stay).log()[:, None]
+    return Stays(chain._replace(log_transition=moves.log()), log_duration, log_survival)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_geometric_stays_are_the_chain(seed: int) -> None:
+    """log Z, filter, gamma, Viterbi, and the expected moves: with D at least T nothing is cut off."""
+    chain = random_chain(5, 12, 3, seed=seed)
+    stays = geometric(chain, 12)
+    hmm, semi = inference.smooth(chain), durations.smooth(stays)
+    close(semi.log_z, hmm.log_z, rtol=1e-12, atol=0)
+    close(semi.gamma, hmm.gamma, rtol=0, atol=1e-12)
+    eye = torch.eye(3, dtype=torch.bool)
+    close(semi.xi, hmm.xi.masked_fill(eye, 0.0), rtol=0, atol=1e-12)
+    stayed = ((semi.ended + semi.censored) * torch.arange(12).double()).sum(-1)
+    close(stayed, hmm.xi.diagonal(dim1=1, dim2=2), rtol=0, atol=1e-11)
+    for got, want in zip(durations.filter(stays), inference.filter(chain), strict=True):
+        close(got, want, rtol=1e-12, atol=1e-12)
+    paths = durations.viterbi(stays), inference.viterbi(chain)
+    assert torch.equal(paths[0].states, paths[1].states)
+    close(paths[0].score, paths[1].score, rtol=1e-12, atol=0)
+    close(durations.path_score(stays, paths[1].states), paths[1].score, rtol=1e-12, atol=0)
+
+
+def test_the_filter_is_the_smoother_of_what_has_been_seen() -> None:
+    stays = random_stays(3, 6, 3, 3, seed=8)
+    lengths = stays.chain.lengths
+    filtered = durations.filter(stays)
+    for t in range(6):
+        cut = durations.smooth(stays._replace(chain=stays.chain._replace(lengths=lengths.clamp(max=t + 1))))
+        for b in range(3):
+            if t < lengths[b]:
+                close(filtered.probs[b, t], cut.gamma[b, t], rtol=0, atol=1e-12)
+                close(filtered.log_normalizer[b, : t + 1].sum(), cut.log_z[b], rtol=1e-12, atol=1e-12)
+
+
+def test_samples_come_from_the_posterior() -> None:
+    """Frequencies of all paths, by the largest z-score under the multinomial."""
+    stays = random_stays(2, 4, 2, 3, seed=2, scale=0.7)
+    n = 20_000
+    drawn = durations.sample(stays, n, torch.Generator().manual_seed(0))
+    _, paths = enumerated(stays)
+    for b, (states, score) in enumerate(paths):
+        L = states.shape[1]
+        p = (score - torch.logsumexp(score, 0)).exp()
+        count = torch.stack([(drawn[:, b, :L] == path).all(1).sum() for path in states]).double()
+        assert count.sum() == n, "every path drawn is a possible one"
+        z = (count - n * p) / (n * p * (1 - p)).sqrt()
+        assert z.abs().max() < 4.5
+        assert (drawn[:, b, L:] == -1).all()
+
+
+def test_padding_batching_and_far_apart_states_change_nothing() -> None:
+    stays = random_stays(4, 7, 3, 4, seed=3)
+    chain, lengths = stays.chain, stays.chain.lengths
+    posterior = durations.smooth(stays)
+    for noise in (math.nan, 1e5, NEVER):
+        dirty = chain.log_emission.masked_fill(~chain.mask()[..., None], noise)
+        for got, want in zip(
+            durations.smooth(stays._replace(chain=chain._replace(log_emission=dirty))), posterior, strict=True
+        ):
+            assert torch.equal(got, want)
+    for b in range(4):
+        L = int(lengths[b])
+        alone = Chain(chain.log_initial[b : b + 1], chain.log_transition, chain.log_emission[b : b + 1, :L])
+        one = durations.smooth(stays._replace(chain=alone))
+        close(one.log_z[0], posterior.log_z[b], rtol=1e-13, atol=0)
+        close(one.ended[0], posterior.ended[b], rtol=0, atol=1e-13)
+    shift = torch.tensor([0.0, 5e3, -5e3]).double()
+    far = chain._replace(log_emission=chain.log_emission + shift)
+    want, _ = enumerated(stays._replace(chain=far))
+    for got, expected in zip(durations.smooth(stays._replace(chain=far)), want, strict=True):
+        close(got, expected, rtol=1e-13, atol=1e-9)
+
+
+def test_an_impossible_sequence_has_no_posterior_and_spoils_no_other() -> None:
+    stays = random_stays(2, 5, 2, 2, seed=4)  # no stay longer than 2
+    forced = stays.chain.log_emission.clone()
+    forced[1, :, 1] = NEVER  # five steps in state 0
+    lengths = torch.tensor([5, 5])
+    posterior = durations.smooth(
+        stays._replace(chain=stays.chain._replace(log_emission=forced, lengths=lengths))
+    )
+    assert posterior.log_z[1] == NEVER and posterior.log_z[0] > NEVER
+    assert all((part[1] == 0).all() and not part.isnan().any() for part in posterior[1:])
+
+
+def test_tables_must_fit() -> None:
+    stays = random_stays(2, 4, 2, 3, seed=0)
+    with pytest.raises(ValueError, match=r"log_survival has shape \(2, 2\); with 2 states"):
+        durations.log_partition(stays._replace(log_survival=stays.log_survival[:, :2]))
