@@ -1,7 +1,7 @@
 """p(x_t | s_t = k): a family of K distributions over a frame."""
 
 from abc import ABC, abstractmethod
-from typing import TypeGuard
+from typing import Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,13 @@ class ClosedForm(ABC):
     def maximize(self, *statistics: Tensor) -> None:
         """Set the parameters to the maximum of Σ weights · log_prob + log_prior, or where that has no closed form to
         values that raise it."""
+
+    def recentred(self, statistics: tuple[Tensor, ...], before: Self) -> tuple[Tensor, ...]:
+        """Sums taken about the parameters that this family had `before`, as its present ones would have centred them.
+
+        Sums that no parameter centres stay as they are.
+        """
+        return statistics
 
 
 def closed_form(emission: Emission) -> TypeGuard[ClosedForm]:

@@ -5,7 +5,7 @@ log-likelihood is a sum over the parts, each with frames and weights of its own.
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -47,14 +47,31 @@ class Compound(Emission, ClosedForm):
 
     @torch.no_grad()
     def maximize(self, *statistics: Tensor) -> None:
+        own, shares = self.shared_out(statistics)
+        self.maximize_own(*own)
+        for part, found in shares:
+            part.maximize(*found)
+
+    def recentred(self, statistics: tuple[Tensor, ...], before: Self) -> tuple[Tensor, ...]:
+        own, shares = self.shared_out(statistics)
+        earlier = [part for part, _ in before.shared_out(statistics)[1]]
+        for (part, found), then in zip(shares, earlier, strict=True):
+            own += part.recentred(found, then)
+        return own
+
+    def shared_out(
+        self, statistics: tuple[Tensor, ...]
+    ) -> tuple[tuple[Tensor, ...], list[tuple[ClosedForm, tuple[Tensor, ...]]]]:
+        """The sums of the parameters that no part has, and each part with its own."""
         # how many statistics each part has, it says of no frames
         like = next(self.parameters())
         nothing = like.new_zeros(0, self.n_features + self.n_context)
         own, shares = self.divide(nothing, nothing.bool(), like.new_zeros(0, self.n_components))
-        self.maximize_own(*statistics[: len(own)])
         first = len(own)
+        found: list[tuple[ClosedForm, tuple[Tensor, ...]]] = []
         for part, *frames in shares:
             assert isinstance(part, ClosedForm)
             last = first + len(part.statistics(*frames))
-            part.maximize(*statistics[first:last])
+            found.append((part, statistics[first:last]))
             first = last
+        return statistics[: len(own)], found

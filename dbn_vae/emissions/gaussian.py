@@ -11,7 +11,7 @@ The prior is hmmlearn's, written as a density whose maximum is its M-step (Huang
 
 import math
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,12 @@ class Gaussian(Emission, ClosedForm):
         shift = (first - self.prior.weight * self.prior_deviation()) / weight
         return self.mean + torch.where(weight > 0, shift, 0.0)  # a state nobody visits stays
 
+    def recentred(self, statistics: tuple[Tensor, ...], before: Self) -> tuple[Tensor, ...]:
+        """From Σ w, Σ w (x − m), Σ w (x − m)² or (x − m)(x − m)ᵀ about other means m."""
+        count, first, second = statistics
+        shift = (self.mean - before.mean).detach()
+        return count, first - count * shift, moved(second, first, count, shift)
+
 
 class DiagonalGaussian(Gaussian):
     """Σ_k = diag(variance_k)."""
@@ -110,7 +116,7 @@ class DiagonalGaussian(Gaussian):
         if "covariance" in self.frozen:
             return
         prior = self.prior
-        scatter = second - 2 * shift * first + count * shift.square()
+        scatter = moved(second, first, count, shift)
         scatter = scatter + prior.scale + prior.weight * self.prior_deviation().square()
         weight = count + prior.dof
         variance = self.ratio(scatter, weight)
@@ -243,10 +249,7 @@ class FullGaussian(DenseGaussian):
         self.mean.copy_(mean)
         if "covariance" in self.frozen:
             return
-        outer = shift[:, :, None] * first[:, None, :]
-        scatter = second - outer - outer.mT
-        scatter = scatter + count[..., None] * shift[:, :, None] * shift[:, None, :]
-        scatter = scatter + self.prior_pull()
+        scatter = moved(second, first, count, shift) + self.prior_pull()
         # a difference of sums is only known to the rounding of its terms
         rounding = 8 * torch.finfo(scatter.dtype).eps * self.ratio(second, count).diagonal(dim1=-2, dim2=-1)
         self.factor.copy_(cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
@@ -321,6 +324,14 @@ class TiedGaussian(FullGaussian):
 
     def per_matrix(self, values: Tensor) -> Tensor:
         return values[:: self.n_sharing].sum()
+
+
+def moved(second: Tensor, first: Tensor, count: Tensor, shift: Tensor) -> Tensor:
+    """Σ w (x − m − δ)(x − m − δ)ᵀ from the sums about m, or its diagonal where the second moments are (K, D)."""
+    if second.dim() == 2:
+        return second - 2 * shift * first + count * shift.square()
+    outer = shift[:, :, None] * first[:, None, :]
+    return second - outer - outer.mT + count[..., None] * shift[:, :, None] * shift[:, None, :]
 
 
 def triangle(factor: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ With all inputs zero it is the full Gaussian.  A frame whose inputs are not all 
 of this form.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +85,12 @@ class LinearRegression(FullGaussian):
         count = squares[:, :1, 0]
         rounding = 8 * torch.finfo(scatter.dtype).eps * self.ratio(second, count).diagonal(dim1=-2, dim2=-1)
         self.factor.copy_(torch.linalg.cholesky(self.floored_at(self.ratio(scatter, count), rounding)))
+
+    def recentred(self, statistics: tuple[Tensor, ...], before: Self) -> tuple[Tensor, ...]:
+        squares, cross, second = statistics
+        change = torch.cat([(self.mean - before.mean)[..., None], self.slope - before.slope], -1).detach()
+        outer = change @ cross.mT
+        return squares, cross - change @ squares, second - outer - outer.mT + change @ squares @ change.mT
 
     def n_free(self) -> int:
         return super().n_free() + (0 if "slope" in self.frozen else self.slope.numel())

@@ -11,6 +11,7 @@ degrees of freedom are few, the likelihood has no maximum, and grows as the scal
 """
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,12 @@ class StudentT(Emission, ClosedForm):
         kind = torch.finfo(second.dtype)
         rounding = (8 * kind.eps * second).maximum((kind.eps * self.loc).square())
         return self.floor.maximum(rounding).clamp_min(kind.tiny**0.5)  # so that δ² is finite
+
+    def recentred(self, statistics: tuple[Tensor, ...], before: Self) -> tuple[Tensor, ...]:
+        count, weight, first, second, spread = statistics
+        shift = (self.loc - before.loc).detach()
+        moved = second - 2 * shift * first + weight * shift.square()
+        return count, weight, first - weight * shift, moved, spread
 
     def n_free(self) -> int:
         return self.loc.numel() * (3 - len(self.frozen & {"loc", "scale", "dof"}))

@@ -162,13 +162,16 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates):
     def is_fitted(self) -> bool:
         return all(hasattr(self, a) for a in self.learnt())
 
+    def fitted(self) -> list[Any]:
+        return [getattr(self, a) for a in self.learnt()]
+
     def learnt(self) -> list[str]:
         """Names of the fitted attributes that are the model."""
         return ["startprob_", "transmat_", *self.letters.values()]
 
     def state_model(self) -> HMM:
         """The module of the fitted attributes as they are now; built anew only when one has changed."""
-        attributes = [np.asarray(getattr(self, a)) for a in self.learnt()]
+        attributes = [np.asarray(value) for value in self.fitted()]
         options = [v for v in vars(self).values() if isinstance(v, str | int)]
         now = (options, *((a.shape, a.dtype, a.tobytes()) for a in attributes))
         if BUILT.get(self, (None,))[0] != now:

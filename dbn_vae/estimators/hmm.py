@@ -7,7 +7,7 @@ How a start is made, and how the fitted model is kept (as arrays, or as a module
 
 import copy
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,15 @@ from dbn_vae.models.hmm import HMM, require_labels
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.em import EMStep, em
 from dbn_vae.training.initialise import cluster, named_by, randomly, start
+from dbn_vae.training.online import Running, decay, has_sums, remembered, require_sums, update
+
+
+class Stream(NamedTuple):
+    """What partial_fit goes on from."""
+
+    model: HMM
+    running: Running
+    fitted: list[Any]  # the attributes as they were left
 
 
 class HMMEstimator(StateEstimator):
@@ -45,6 +54,10 @@ class HMMEstimator(StateEstimator):
     @abstractmethod
     def keep(self, model: HMM) -> None:
         """Make the model the fitted one."""
+
+    @abstractmethod
+    def fitted(self) -> list[Any]:
+        """The attributes that are the fitted model."""
 
     @abstractmethod
     def state_model(self) -> HMM:
@@ -87,8 +100,9 @@ class HMMEstimator(StateEstimator):
         # once for all starts
         there = data if device.type == "cpu" else data.to(dtype=self.dtype, device=device)
         generator = self.generator()
+        self.__dict__.pop("_stream", None)
         best: HMM | None = None
-        highest = -np.inf
+        highest, reached = -np.inf, None
         troubles: list[str] = []
         self.restart_scores_: list[float] = []
         try:
@@ -102,12 +116,59 @@ class HMMEstimator(StateEstimator):
                 last, seen = self.climb(model, there, monitor)
                 self.restart_scores_.append(monitor.history[-1])
                 if last.objective > highest:
-                    highest, best, self.monitor_ = last.objective, model, monitor
+                    highest, best, reached, self.monitor_ = last.objective, model, last, monitor
                     troubles = seen + monitor.troubles() + self.troubles(model, last)
         finally:
             if best is not None:
                 self.keep(best)
+        if best is not None and reached is not None and has_sums(best):
+            self._stream = Stream(best, remembered(reached.sums(), len(data)), self.fitted())
         warn(type(self).__name__, troubles)
+        return self
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        lengths: Any = None,
+        labels: Any = None,
+        sample_weight: Any = None,
+        inputs: Any = None,
+        step_size: float | None = None,
+    ) -> Self:
+        """Learn on from more sequences by one update of online EM; the first call is a fit.
+
+        Args:
+            X, y, lengths, labels, sample_weight, inputs: as for fit.
+            step_size: how far these sequences pull what is remembered, 0 to 1, which forgets all earlier ones;
+                (t + 2)^−0.7 at update t unless given.
+
+        Priors, params and the floor of variances are those of the fit.  What is remembered is not saved to files.
+
+        Raises:
+            ValueError: the parameters are not those that the last fit or partial_fit left.
+            TypeError: the M-step of a part reads every frame, not sums of them.
+        """
+        if not self.is_fitted():
+            return self.fit(X, y, lengths=lengths, labels=labels, sample_weight=sample_weight, inputs=inputs)
+        if step_size is not None and not 0 < step_size <= 1:
+            raise ValueError(f"step_size={step_size}; it must be above 0 and at most 1")
+        stream: Stream | None = self.__dict__.get("_stream")
+        if stream is None or not all(a is b for a, b in zip(stream.fitted, self.fitted(), strict=True)):
+            require_sums(self.state_model())
+            raise ValueError(
+                "of these parameters (loaded, set by hand, renamed) no running sums are known; call fit, which may "
+                "start from them, and then partial_fit"
+            )
+        data = self.sequences(
+            X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight, inputs=inputs
+        )
+        running, batches = stream.running, list(self.prepared(data).batches())
+        step = decay()(running.updates) if step_size is None else step_size
+        _, running = update(stream.model, batches, running, step)
+        self.keep(stream.model)
+        self._stream = stream._replace(running=running, fitted=self.fitted())
         return self
 
     def require_arguments(self) -> None:
@@ -116,17 +177,17 @@ class HMMEstimator(StateEstimator):
 
     def climb(self, model: HMM, data: Sequences, monitor: ConvergenceMonitor) -> tuple[EMStep, list[str]]:
         """EM until the log-likelihood gains less than tol, or n_iter updates; the last step, and what went wrong."""
-        last, troubles = EMStep(-np.inf, -np.inf, torch.zeros(self.n_components)), []
+        objective, troubles = -np.inf, []
         with tqdm(total=self.n_iter, desc=type(self).__name__, disable=not self.verbose, leave=False) as bar:
             for step in em(model, data):
                 monitor.history.append(self.watched(step))
                 # the first update may pay for entering the prior's and the floor's constraints
-                if monitor.iter > 1 and fell(last.objective, step.objective):
+                if monitor.iter > 1 and fell(objective, step.objective):
                     troubles.append(
-                        f"update {monitor.iter} lost {last.objective - step.objective:.3g} nats, which EM cannot: "
+                        f"update {monitor.iter} lost {objective - step.objective:.3g} nats, which EM cannot: "
                         "the data are badly scaled for their precision (standardise them), or an M-step is wrong"
                     )
-                last = step
+                objective = step.objective
                 if monitor.converged or monitor.iter >= self.n_iter:
                     break
                 # hmmlearn updates once more after the gain falls under tol, and so do we
@@ -134,7 +195,7 @@ class HMMEstimator(StateEstimator):
                 monitor.converged = small
                 bar.update()
                 bar.set_postfix(log_likelihood=f"{monitor.history[-1]:.4f}")
-        return last, troubles
+        return step, troubles
 
     def troubles(self, model: HMM, last: EMStep) -> list[str]:
         """What a user should know of the fitted model, and what to do about it."""

@@ -44,6 +44,9 @@ class ModuleHMM(HMMEstimator):
     def keep(self, model: HMM) -> None:
         self.model_ = model
 
+    def fitted(self) -> list[Any]:
+        return [self.model_]
+
     def is_fitted(self) -> bool:
         return hasattr(self, "model_")
 

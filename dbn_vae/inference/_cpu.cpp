@@ -576,7 +576,10 @@ NB_MODULE(_cpu, m) {
         })
         .def("expect", &Climb::expect, Free())
         .def("maximize", &Climb::maximize, Free())
-        .def("log_prior", &Climb::log_prior);
+        .def("log_prior", &Climb::log_prior)
+        .def("sums", [](const Climb& climb, Address out) {
+            std::copy(climb.sums.begin(), climb.sums.end(), at<double>(out));
+        });
     // For tests: the instruction sets this machine has, best first, a way to choose one, and how many sequences were
     // done in pieces so far.
     m.def("cuts", [] { return cuts.load(); });

@@ -114,10 +114,13 @@ public:
                                                 : gaussians.log_prior(c.K * c.size));
     }
 
+    // Of the last E-step: first states, moves (K, K), and the emission's, states innermost.
+    std::vector<double> sums;
+
 private:
     Tables c;
     Rows initial, moves;
     const double* weights;
     double *log_z, *visits;
-    std::vector<double> starts, sums;
+    std::vector<double> starts;
 };

@@ -2,17 +2,21 @@
 
 from dbn_vae.training.em import EMStep, em
 from dbn_vae.training.initialise import adopt, cluster, randomly, start
+from dbn_vae.training.online import OnlineStep, decay, online
 from dbn_vae.training.sgvb import AscentStep, ascend, estimator_a, estimator_b, ramp
 
 __all__ = [
     "AscentStep",
     "EMStep",
+    "OnlineStep",
     "adopt",
     "ascend",
     "cluster",
+    "decay",
     "em",
     "estimator_a",
     "estimator_b",
+    "online",
     "ramp",
     "randomly",
     "start",

@@ -40,11 +40,23 @@ class Compiled:
         self.alive += numbers
         weights, log_z, visits = (x.data_ptr() for x in numbers)
         self.climb = _cpu.Climb(tables, initial, moves, weights, log_z, visits)
+        self.symbols = isinstance(emission, Categorical)
         if isinstance(emission, Categorical):
+            self.size = emission.n_symbols
             self.climb.symbols(self.rows(emission.logits, emission.concentration, "probs" in emission.frozen))
         else:
             assert isinstance(emission, DiagonalGaussian)
+            self.size = emission.n_features
             self.gaussians(emission)
+
+    def sums(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Of the last E-step: first states (K,), moves (K, K), and what the emission's maximize reads."""
+        K, n = len(self.visits), self.size
+        numbers = torch.empty(K + K * K + K * n * (1 if self.symbols else 3), dtype=torch.float64)
+        self.climb.sums(numbers.data_ptr())
+        first, pairs, rest = numbers.split([K, K * K, len(numbers) - K - K * K])
+        statistics = rest.view(-1, n, K).mT  # the kernel has states innermost
+        return first, pairs.view(K, K), tuple(statistics)
 
     def rows(self, logits: Tensor, concentration: Tensor | float, frozen: bool) -> "_cpu.Rows":
         """Log-probabilities and their prior; the logits are put as the logarithms of their softmax, where they lie."""

@@ -8,8 +8,8 @@ parameters the model has.  Source: Rabiner (1989); Dempster, Laird and Rubin (19
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from functools import reduce
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ class EMStep(NamedTuple):
     log_likelihood: float  # Σ_b weight_b log p(x_b)
     objective: float  # the same plus the log-prior of the parameters; this never decreases
     visits: Tensor  # (K,) expected steps in each state, weighted
+    sums: "Callable[[], Expectation]"  # all that the E-step found; to be asked before the next step
 
 
 class Expectation(NamedTuple):
@@ -64,7 +65,7 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
         log_prior = float(model.transition.log_prior()) + float(model.emission.log_prior())
-        yield EMStep(log_likelihood, log_likelihood + log_prior, e.visits)
+        yield EMStep(log_likelihood, log_likelihood + log_prior, e.visits, partial(Expectation, *e))
         model.transition.maximize(*e.transition)
         maximize(model.emission, e.emission)
 
@@ -75,8 +76,16 @@ def in_one_call(quick: Compiled, batch: Batch) -> Iterator[EMStep]:
         log_likelihood = quick.climb.expect()
         if not math.isfinite(log_likelihood):
             require_possible(quick.log_z, batch.which)
-        yield EMStep(log_likelihood, log_likelihood + quick.climb.log_prior(), quick.visits.clone())
+        objective = log_likelihood + quick.climb.log_prior()
+        yield EMStep(log_likelihood, objective, quick.visits.clone(), partial(read, quick, log_likelihood))
         quick.climb.maximize()
+
+
+def read(quick: Compiled, log_likelihood: float) -> Expectation:
+    """The sums of a compiled E-step."""
+    first, pairs, statistics = quick.sums()
+    visits = quick.visits.clone()
+    return Expectation(torch.tensor(log_likelihood, dtype=torch.float64), visits, (first, pairs), statistics)
 
 
 def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:

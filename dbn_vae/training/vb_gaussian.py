@@ -15,7 +15,7 @@ Source: Bishop (2006), Pattern recognition and machine learning, sections 10.2 a
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -100,6 +100,13 @@ class GaussianPosterior(Emission, ClosedForm):
             more_dof, more_scale = self.gathered(scatter, count)
             dof, scale = prior.dof + more_dof, prior.scale + more_scale
         self.posterior = NormalWishart(means, beta, dof, scale)
+
+    def recentred(self, statistics: tuple[Tensor, ...], before: Self) -> tuple[Tensor, ...]:
+        count, first, second = statistics
+        shift = self.posterior.means - before.posterior.means
+        scatter = second - self.product(shift, first) - self.product(first, shift)
+        n = count.view(-1, *[1] * (scatter.dim() - 1))
+        return count, first - count[:, None] * shift, scatter + n * self.product(shift, shift)
 
     def log_prior(self) -> Tensor:
         """−KL(q ‖ p) = −KL of the means, expected under q(Λ), − KL of the Wisharts."""
