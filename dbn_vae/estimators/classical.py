@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
+from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.devices import place, where
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.estimators.naming import NamedStates
+from dbn_vae.estimators.posterior import posterior_draws
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import arranged, in_turn
@@ -186,6 +188,33 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates):
         startprob = checked("startprob_", self.startprob_, (self.n_components,))
         transmat = checked("transmat_", self.transmat_, (self.n_components, self.n_components))
         return HMM(Stationary(startprob, transmat), self.emission())
+
+    def sample_posterior(
+        self,
+        X: Any,
+        lengths: Any = None,
+        *,
+        n_draws: int = 1000,
+        burn_in: int = 100,
+        random_state: Any = None,
+    ) -> dict[str, np.ndarray]:
+        """Draws from the exact posterior of the parameters given X, by Gibbs sampling from the fitted values on.
+
+        Args:
+            n_draws: sweeps kept, one after the other; they are correlated.
+            burn_in: sweeps left out before.
+
+        Returns:
+            Arrays (n_draws, ...) named as the fitted attributes, states named as the fitted model names them, and
+            log_likelihood (n_draws,), log p(X | parameters of the draw).
+
+        What params leaves out stays at its fitted value.  Raises ValueError where a prior is improper, naming it;
+        Gaussians need means_weight > 0, covars_prior > 0 and a covars_weight that the guide to priors gives.
+        """
+        require_at_least(1, n_draws=n_draws)
+        require_at_least(0, burn_in=burn_in)
+        data = self.sequences(X, lengths)
+        return posterior_draws(self, data, n_draws, burn_in, self.generator(random_state))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {a: torch.as_tensor(getattr(self, a), dtype=self.dtype) for a in self.kept()}

@@ -7,6 +7,7 @@ emission's attributes are posterior means, and every verb asks the classical mod
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,6 +104,13 @@ class VariationalHMM(ClassicalHMM):
         self.startprob_ = as_array(chain.startprob_posterior / chain.startprob_posterior.sum())
         self.transmat_ = as_array(chain.transmat_posterior / chain.transmat_posterior.sum(1, keepdim=True))
         self.absorb(model.emission, "".join(self.letters))
+
+    def sample_posterior(self, X: Any, lengths: Any = None, **options: Any) -> dict[str, np.ndarray]:
+        """Not here: q, in the attributes named _posterior_, is the posterior that this model knows."""
+        raise TypeError(
+            f"{type(self).__name__} has its posterior q in the attributes named _posterior_; to draw from the exact "
+            "one, give these priors to the classical model of the same family and call its sample_posterior"
+        )
 
     def kept(self) -> list[str]:
         pairs = [a for a in vars(self) if a.endswith(("_prior_", "_posterior_"))]

@@ -1,6 +1,7 @@
 """Learning: EM, the gradient loop, starts, checkpoints."""
 
 from dbn_vae.training.em import EMStep, em
+from dbn_vae.training.gibbs import GibbsDraw, gibbs
 from dbn_vae.training.initialise import adopt, cluster, randomly, start
 from dbn_vae.training.online import OnlineStep, decay, online
 from dbn_vae.training.sgvb import AscentStep, ascend, estimator_a, estimator_b, ramp
@@ -8,6 +9,7 @@ from dbn_vae.training.sgvb import AscentStep, ascend, estimator_a, estimator_b, 
 __all__ = [
     "AscentStep",
     "EMStep",
+    "GibbsDraw",
     "OnlineStep",
     "adopt",
     "ascend",
@@ -16,6 +18,7 @@ __all__ = [
     "em",
     "estimator_a",
     "estimator_b",
+    "gibbs",
     "online",
     "ramp",
     "randomly",
