@@ -85,7 +85,7 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates):
 
     def started(self, data: Sequences, generator: torch.Generator, restart: int) -> HMM:
         """A model to climb from: attributes that init_params does not name keep their values."""
-        own = {"startprob_": "s", "transmat_": "t"} | {a: letter for letter, a in self.letters.items()}
+        own = self.own()
         fresh = {letter for a, letter in own.items() if letter in self.init_params or not hasattr(self, a)}
         first, moves = possible(self.topology, self.n_components)
         if not fresh:
@@ -150,8 +150,14 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates):
         self.n_free_ = model.transition.n_free() + model.emission.n_free()
 
     def keep(self, model: HMM) -> None:
-        self.absorb_chain(model, "st")
-        self.absorb(model.emission, "".join(self.letters))
+        """Copy the parameters to the attributes; what was neither learnt nor started afresh stays bit by bit."""
+        letters = "".join(
+            letter
+            for a, letter in self.own().items()
+            if letter in self.params + self.init_params or not hasattr(self, a)
+        )
+        self.absorb_chain(model, letters)
+        self.absorb(model.emission, letters)
 
     def absorb_chain(self, model: HMM, letters: str) -> None:
         if "s" in letters:
@@ -169,7 +175,11 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates):
 
     def learnt(self) -> list[str]:
         """Names of the fitted attributes that are the model."""
-        return ["startprob_", "transmat_", *self.letters.values()]
+        return list(self.own())
+
+    def own(self) -> dict[str, str]:
+        """The same, each with its parameter letter."""
+        return {"startprob_": "s", "transmat_": "t"} | {a: letter for letter, a in self.letters.items()}
 
     def state_model(self) -> HMM:
         """The module of the fitted attributes as they are now; built anew only when one has changed."""

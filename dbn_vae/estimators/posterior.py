@@ -18,13 +18,13 @@ def posterior_draws(
     estimator: "ClassicalHMM", data: Sequences, n_draws: int, burn_in: int, generator: torch.Generator
 ) -> dict[str, np.ndarray]:
     """n_draws after burn_in of the Gibbs sampler that starts at the fitted attributes; see sample_posterior."""
-    draw_of = copy.copy(estimator)  # takes the draws; the estimator itself is only asked
-    model = draw_of.build()
-    draw_of.prepare(model, data)
+    model = estimator.build()
+    copy.copy(estimator).prepare(model, data)  # which notes things in the estimator that only a fit should
     reference = torch.as_tensor(np.asarray(estimator.decode(data, algorithm="viterbi")[1]))
     names = [name.lstrip("_") for name in estimator.learnt()]
     found: dict[str, list[np.ndarray]] = {name: [] for name in [*names, "log_likelihood"]}
     for draw in islice(gibbs(model, data, generator), burn_in + 1, burn_in + 1 + n_draws):
+        draw_of = copy.copy(estimator)
         draw_of.keep(model)
         draw_of.reorder(matched(draw.states, reference, estimator.n_components).numpy())
         for name in names:

@@ -1,6 +1,7 @@
 """Compiled updates of EM against the modules' own, which define them."""
 
 import math
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dbn_vae.inference import using
 from dbn_vae.inference.backends import available
 from dbn_vae.models.hmm import HMM
 from dbn_vae.training import compiled, em
+from dbn_vae.training.em import expect
 from dbn_vae.transitions import Stationary
 
 pytestmark = pytest.mark.skipif("cpu" not in available, reason="installed without the compiled engine")
@@ -95,6 +97,19 @@ def test_the_drawn_problems_ask_for_everything() -> None:
     path(model, data)
     assert model.emission.held.any() and not model.emission.held.all()
     assert model.transition.log_transition()[0, 2] == -math.inf
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gaussian", "categorical"])
+def test_the_sums_are_those_of_the_modules(family: str) -> None:
+    """What online EM goes on from, after a few updates."""
+    model, data = problem(family, 3)
+    assert updates(*problem(family, 3)) is not None
+    *_, last = islice(em(model, data), 3)
+    found, expected = last.sums(), expect(model, data.batches())
+    assert found.emission[0].shape == expected.emission[0].shape
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "categorical"])
