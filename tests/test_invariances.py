@@ -103,7 +103,7 @@ def ask(model: HMM, data: Sequences, max_frames: int = 2**18) -> Answers:
         best[batch.which] = inference.viterbi(chain).score
     e = expect(model, list(data.batches(max_frames)))
     sums = e.emission if len(e.emission) and e.emission[0].shape[:1] != (data.n_frames,) else ()
-    return Answers(log_z, gamma, filtered, best, e.first, e.pairs, sums)
+    return Answers(log_z, gamma, filtered, best, *e.transition, sums)
 
 
 def rows_of(data: Sequences, index: list[int]) -> Tensor:
@@ -291,8 +291,7 @@ def test_an_integer_weight_is_a_number_of_copies(family: str, case: Case) -> Non
     plain = data.subset(index)
     written_out = expect(model, list(plain.replace(weights=torch.ones(len(index)).double()).batches()))
     close(weighted.log_likelihood, written_out.log_likelihood, **EXACT)
-    close(weighted.first, written_out.first, **EXACT)
-    close(weighted.pairs, written_out.pairs, **EXACT)
+    close(weighted.transition, written_out.transition, **EXACT)
     if family != "logistic-regression":  # whose M-step reads the frames themselves
         close(weighted.emission, written_out.emission, **EXACT)
 
@@ -314,8 +313,7 @@ def test_all_labels_known_is_counting(family: str, case: Case) -> None:
         total += w * (initial[path[0]] + emission[b, torch.arange(length), path].sum())
         total += w * moves[path[:-1], path[1:]].sum()
     close(e.log_likelihood, total, **EXACT)
-    close(e.first, first, **EXACT)
-    close(e.pairs, pairs, **EXACT)
+    close(e.transition, (first, pairs), **EXACT)
     (batch,) = data.batches()
     x, observed = model.frames(batch)
     weights = F.one_hot(batch.labels.clamp_min(0), K) * batch.weights[:, None, None]

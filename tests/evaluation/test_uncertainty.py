@@ -181,7 +181,7 @@ def test_information_is_what_differences_of_the_gradient_give(name: str) -> None
     for parameter, which in free:
         for index in map(tuple, which.nonzero().tolist()):
             origin = float(parameter.data[index])
-            h = 1e-3 * min(1.0, max(abs(origin), 0.05))
+            h = 4e-4 * min(1.0, max(abs(origin), 0.05))
             sides = []
             for step in (-2, -1, 1, 2):
                 parameter.data[index] = origin + step * h
