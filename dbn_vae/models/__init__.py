@@ -3,7 +3,8 @@
 from dbn_vae.models.base import LatentModel, Model, StateModel
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.hmm import HMM
-from dbn_vae.models.recognition import STR, Filtering, PerStep, Product, Recognition
+from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
+from dbn_vae.models.structured import STL, STLR, STR
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.models.vae import VAE
 from dbn_vae.models.vae_hmm import VAEHMM, MeanFieldVAEHMM
@@ -11,6 +12,8 @@ from dbn_vae.models.vae_hmm import VAEHMM, MeanFieldVAEHMM
 __all__ = [
     "DMM",
     "HMM",
+    "STL",
+    "STLR",
     "STR",
     "VAE",
     "VAEHMM",

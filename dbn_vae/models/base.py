@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dbn_vae import inference
 from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
+from dbn_vae.nn import take
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
@@ -94,8 +95,21 @@ class LatentModel(Model):
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """Σ_t log p(x_t | z_t) over observed entries: (S, B, T, Z) to (S, B)."""
-        return self.core.log_likelihood(batch.x, batch.observed, z).sum(-1)
+        which, step = real_frames(batch)  # padding is not decoded
+        x, observed = batch.x[which, step], batch.observed[which, step]
+        return add_up(self.core.log_likelihood(x, observed, take(z, which, step)), which, batch)
 
     def reconstruct(self, batch: Batch) -> Tensor:
         """E p(x_t | z_t) at the latents: (B, T, D), missing entries filled in."""
         return self.core.mean(self.latents(batch))
+
+
+def real_frames(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sequence and step of the N frames of a batch that are not padding: (N,) each."""
+    which, step = batch.mask.nonzero(as_tuple=True)
+    return which, step
+
+
+def add_up(values: Tensor, which: Tensor, batch: Batch) -> Tensor:
+    """Sums over the frames of each sequence: (S, N) to (S, B)."""
+    return values.new_zeros(len(values), len(batch.x)).index_add(1, which, values)

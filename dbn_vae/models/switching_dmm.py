@@ -8,6 +8,8 @@ prior: its prediction is the mixture over states given the path so far, matched 
 two moments.  With one state, or with equal transitions, this is the deep Markov model.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -64,20 +66,22 @@ class SwitchingDMM(StateModel, LatentModel):
     def trajectory(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, Normal]:
         """A path z (S, B, T, Z) and the q(z_t | z_{t-1}, x) it came from; see DMM.trajectory."""
         context = self.recognition.context(self.core, batch)
+        return self.recognition.trajectory(self.predictor(epsilon[:, :, 0]), batch, context, epsilon)
+
+    def predictor(self, like: Tensor) -> Callable[[Tensor | None], Normal]:
+        """p(z_t | z_{1:t-1}), its mixture matched in two moments; each call takes the belief in s a step on."""
         A = self.transition.log_transition()
-        z = torch.zeros_like(epsilon[:, :, 0])
-        belief = self.transition.log_initial().expand(*z.shape[:-1], -1)
-        path, means, scales = [], [], []
-        for t in range(epsilon.shape[2]):
-            each = self.move(z) if t else self.initial(z)
-            predicted = logsumexp(belief[..., :, None] + A, -2) if t else belief
-            q = self.recognition.step(match_moments(predicted.exp(), each), z, context[:, t])
-            z = q.mean + q.scale * epsilon[:, :, t]
-            belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)
-            path.append(z)
-            means.append(q.mean)
-            scales.append(q.scale)
-        return torch.stack(path, 2), normal(torch.stack(means, 2), torch.stack(scales, 2))
+        predicted = self.transition.log_initial().expand(*like.shape[:-1], -1)
+        each = self.initial(like)
+
+        def predict(z: Tensor | None) -> Normal:
+            nonlocal predicted, each
+            if z is not None:
+                belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)
+                predicted, each = logsumexp(belief[..., :, None] + A, -2), self.move(z)
+            return match_moments(predicted.exp(), each)
+
+        return predict
 
     def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))

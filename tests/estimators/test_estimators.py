@@ -94,12 +94,12 @@ DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     "vae-hmm": (lambda: VAEHMM(2, 2, random_state=0, **TINY), "real"),
     "dmm": (lambda: DeepMarkovModel(2, n_hidden=4, random_state=0, **TINY), "real"),
     "dmm-filtering": (
-        lambda: DeepMarkovModel(2, posterior="filtering", n_hidden=4, random_state=0, **TINY),
+        lambda: DeepMarkovModel(2, inference="product-filter", n_hidden=4, random_state=0, **TINY),
         "real",
     ),
     "switching-dmm": (lambda: SwitchingDMM(2, 2, n_hidden=4, random_state=0, **TINY), "real"),
     "switching-dmm-filtering": (
-        lambda: SwitchingDMM(2, 2, posterior="filtering", n_hidden=4, random_state=0, **TINY),
+        lambda: SwitchingDMM(2, 2, inference="product-filter", n_hidden=4, random_state=0, **TINY),
         "real",
     ),
 }
@@ -395,7 +395,7 @@ def misspelt() -> GaussianHMM:
         (lambda: fitted("vae").evaluate(REAL, method="exact"), "method='exact'.*elbo.*iwae"),
         (lambda: VAE(2, likelihood="gausian").fit(REAL), "likelihood='gausian'.*gaussian"),
         (lambda: VAE(2, estimator="C").fit(REAL), "estimator='C'.*'A' or 'B'"),
-        (lambda: DeepMarkovModel(2, posterior="st-l").fit(REAL), "posterior='st-l'.*'product'"),
+        (lambda: DeepMarkovModel(2, inference="st-l").fit(REAL), "inference='st-l'.*'ST-L'.*'product'"),
         (lambda: DeepMarkovModel(2, transition="gru").fit(REAL), "transition='gru'.*'gated' or 'linear'"),
         (lambda: GaussianHMM(2).fit(REAL, labels=np.full(N, 2)), "labels name state 2, but n_components is 2"),
         (lambda: GaussianHMM(2).fit(REAL, labels=np.zeros(N - 1)), rf"labels.*\(?{N - 1}.*{N}"),
@@ -515,7 +515,7 @@ def test_the_filter_knows_at_the_end_what_the_smoother_knows(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dmm", "switching-dmm"])
 def test_a_posterior_that_knows_the_future_does_not_filter(name: str) -> None:
-    with pytest.raises(ValueError, match="knows the future; fit with posterior='filtering'"):
+    with pytest.raises(ValueError, match="knows the future; fit with inference='product-filter'"):
         fitted(name).filter(data(name), LENGTHS)
 
 
