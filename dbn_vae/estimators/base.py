@@ -78,11 +78,7 @@ class SequenceEstimator(BaseEstimator, ABC):
         Exact for the classical models.  For the deep ones a lower bound: `evaluate` says which.  As for fit,
         lengths may also stand second, without their name.
         """
-        score = self.evaluate(X, lengths_given(X, y, lengths))
-        if sample_weight is None:
-            return score.total
-        weights = torch.as_tensor(check_weights(sample_weight, len(score.per_sequence)))
-        return float(weights @ score.per_sequence)
+        return weighted_total(self.evaluate(X, lengths_given(X, y, lengths)), sample_weight)
 
     def save(self, path: Path | str) -> None:
         """Write the estimator to one file (safetensors and JSON, no pickle); `dbn_vae.load` reads it."""
@@ -244,6 +240,14 @@ class StateEstimator(SequenceEstimator):
                 data.unbatch(batch, values.cpu(), out)
         assert out is not None  # a data set has at least one sequence
         return out.numpy()
+
+
+def weighted_total(score: Score, sample_weight: Any = None) -> float:
+    """The sum over sequences, each times its weight (B,) if given."""
+    if sample_weight is None:
+        return score.total
+    weights = torch.as_tensor(check_weights(sample_weight, len(score.per_sequence)))
+    return float(weights @ score.per_sequence)
 
 
 def most_probable_path(chain: Chain) -> tuple[Tensor, inference.Path]:

@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators.arguments import lengths_given
-from dbn_vae.estimators.base import SequenceEstimator, require_at_least
-from dbn_vae.evaluation.likelihood import Score, elbo, iwae
+from dbn_vae.estimators.base import SequenceEstimator, require_at_least, weighted_total
+from dbn_vae.evaluation.likelihood import Score, elbo, iwae, smc
 from dbn_vae.likelihoods import Likelihood, named
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.vae import VAE as StaticVAE
@@ -251,9 +251,10 @@ class DeepEstimator(SequenceEstimator):
         """A lower bound of the log-likelihood of every sequence, in the units of X.
 
         Args:
-            method: "iwae", the importance bound with n_samples (default self.n_samples), or "elbo".
+            method: "iwae", the importance bound; "smc", a particle filter's, tighter for long sequences; or "elbo".
+            n_samples: S, or the number of particles; self.n_samples without it.
         """
-        bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo}
+        bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo, "smc": smc}
         if method not in bounds:
             raise ValueError(f"method={method!r}; it is one of {sorted(bounds)}")
         raw = self.sequences(X, lengths)
@@ -264,6 +265,25 @@ class DeepEstimator(SequenceEstimator):
         owner = torch.arange(len(raw)).repeat_interleave(raw.lengths)
         jacobian = torch.zeros(len(raw), dtype=torch.float64).index_add(0, owner, cost.double())
         return score._replace(per_sequence=score.per_sequence - jacobian, lengths=raw.lengths)
+
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        lengths: Any = None,
+        sample_weight: Any = None,
+        method: str = "iwae",
+        n_samples: int | None = None,
+    ) -> float:
+        """A lower bound of the log-probability of the data in nats, all sequences together.
+
+        Args:
+            y, lengths, sample_weight: see SequenceEstimator.score.
+            method, n_samples: see evaluate.
+        """
+        score = self.evaluate(X, lengths_given(X, y, lengths), method=method, n_samples=n_samples)
+        return weighted_total(score, sample_weight)
 
     def transform(self, X: Any, lengths: Any = None) -> np.ndarray:
         """The latents' posterior means: (n, n_latent)."""

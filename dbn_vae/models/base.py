@@ -5,6 +5,7 @@ kernels.  A `LatentModel` fills in how z is inferred and what its prior is: boun
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
 Generator = torch.Generator | None
+Particles = tuple[Tensor, ...]  # what S partial paths carry from step to step: (S, B, ...) each
+Advance = Callable[[int, Particles], tuple[Particles, Tensor]]
 
 
 class Model(nn.Module, ABC):
@@ -82,6 +85,14 @@ class LatentModel(Model):
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         """A bound that tends to log p(x) as S grows: (B,)."""
 
+    @abstractmethod
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        """A step of a particle filter with q as its proposal.
+
+        Of t and the particles at t − 1 (anything at t = 0): those at t, and their log-weights (S, B),
+        log p(x_t | z_t) + log p(z_t | z_{1:t-1}) − log q(z_t | z_{t-1}, x), discrete states summed out.
+        """
+
     def log_weights(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         """log p(x, z) − log q(z | x) of S samples: (S, B)."""
         z, log_q = self.infer(batch, n_samples, generator)
@@ -98,6 +109,10 @@ class LatentModel(Model):
         which, step = real_frames(batch)  # padding is not decoded
         x, observed = batch.x[which, step], batch.observed[which, step]
         return add_up(self.core.log_likelihood(x, observed, take(z, which, step)), which, batch)
+
+    def log_likelihood_at(self, batch: Batch, t: int, z: Tensor) -> Tensor:
+        """log p(x_t | z_t) of one step: (S, B, Z) to (S, B)."""
+        return self.core.log_likelihood(batch.x[:, t], batch.observed[:, t], z)
 
     def reconstruct(self, batch: Batch) -> Tensor:
         """E p(x_t | z_t) at the latents: (B, T, D), missing entries filled in."""

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
-from dbn_vae.models.base import Generator, LatentModel, add_up, real_frames
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, add_up, real_frames
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.nn import take
 from dbn_vae.sequences import Batch
@@ -80,6 +80,19 @@ class DMM(LatentModel):
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
+
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        context = self.recognition.context(self.core, batch)
+        nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
+
+        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
+            last = state[0] if t else nowhere
+            prediction = self.transition(last) if t else self.initial(last)
+            q = self.recognition.step(prediction, last, context[:, t])
+            z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
+            return (z,), self.log_likelihood_at(batch, t, z) + log_normal(z, prediction) - log_normal(z, q)
+
+        return advance
 
     @torch.no_grad()
     def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,10 @@ from torch.distributions import Normal
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain, logsumexp
-from dbn_vae.models.base import Generator, LatentModel, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
 from dbn_vae.models.dmm import no_noise, noise_like
 from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
+from dbn_vae.models.particles import known_states, update
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
@@ -118,6 +119,26 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
+
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        """The states are carried as p(s_t | z_{1:t}), exactly (Rao-Blackwell)."""
+        context = self.recognition.context(self.core, batch)
+        A, known = self.transition.log_transition(), known_states(batch, self.n_components)
+        nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
+
+        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
+            if t:
+                last, belief = state
+                predicted, each = logsumexp(belief[..., :, None] + A, -2), self.move(last)
+            else:
+                last, each = nowhere, self.initial(nowhere)
+                predicted = self.transition.log_initial().expand(*last.shape[:-1], -1)
+            q = self.recognition.step(match_moments(predicted.exp(), each), last, context[:, t])
+            z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
+            log_p, belief = update(predicted + known[:, t] + log_normal(z[..., None, :], each))
+            return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_normal(z, q)
+
+        return advance
 
     @torch.no_grad()
     def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -392,7 +392,7 @@ def misspelt() -> GaussianHMM:
         (lambda: GaussianHMM(2, covariance_type="diagonal").fit(REAL), "covariance_type='diagonal'.*'diag'"),
         (lambda: misspelt().predict(REAL), "algorithm='viterby'.*'viterbi' or 'map'"),
         (lambda: fitted("gaussian-diag").decode(REAL, algorithm="mpm"), "algorithm='mpm'.*'viterbi' or 'map'"),
-        (lambda: fitted("vae").evaluate(REAL, method="exact"), "method='exact'.*elbo.*iwae"),
+        (lambda: fitted("vae").evaluate(REAL, method="exact"), "method='exact'.*elbo.*iwae.*smc"),
         (lambda: VAE(2, likelihood="gausian").fit(REAL), "likelihood='gausian'.*gaussian"),
         (lambda: VAE(2, estimator="C").fit(REAL), "estimator='C'.*'A' or 'B'"),
         (lambda: DeepMarkovModel(2, inference="st-l").fit(REAL), "inference='st-l'.*'ST-L'.*'product'"),
@@ -834,7 +834,7 @@ def test_units_change_a_score_by_their_jacobian_alone(name: str) -> None:
     X = frames(kind)
     X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
     a, b = (make().set_params(n_updates=0, n_pretrain=0).fit(x, LENGTHS) for x in (X, 10 * X + 3))
-    for method in ("elbo", "iwae"):
+    for method in ("elbo", "iwae", "smc"):
         one, ten = (m.evaluate(x, LENGTHS, method=method).per_sequence for m, x in ((a, X), (b, 10 * X + 3)))
         seen = np.add.reduceat((~np.isnan(X)).sum(1), STARTS)
         assert_allclose(one - ten, seen * np.log(10), rtol=1e-4, atol=2e-3, err_msg=method)

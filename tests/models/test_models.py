@@ -26,6 +26,7 @@ from torch import Tensor
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Evidence, log_normal, posterior
+from dbn_vae.evaluation.likelihood import particle_filter
 from dbn_vae.inference import Chain
 from dbn_vae.models import (
     DMM,
@@ -165,6 +166,11 @@ def log_p_walk(batch: Batch, model: DMM | SwitchingDMM) -> Tensor:
     for b, T in enumerate(batch.lengths.tolist()):
         scores = []
         for path in paths(T, len(moves)):
+            if (
+                batch.labels is not None
+                and not ((batch.labels[b, :T] == path) | (batch.labels[b, :T] < 0)).all()
+            ):
+                continue
             walk = walk_moments(
                 (first_mean[path[0]], first_variance[path[0]].diag()),
                 [moments_of(moves[k]) for k in path[1:]],
@@ -361,6 +367,14 @@ for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
         return model, batch, log_p_walk(batch, model)
 
 
+@elsewhere("SwitchingDMM-labelled")
+def _():
+    batch, moves = short_batch(2, [1, -1, 0, -1, -1, 1]), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+    model = SwitchingDMM(linear_core(1, 0.6), chain_over(2), moves, Filtering())
+    start_at(model, 2, differ=True)
+    return model, batch, log_p_walk(batch, model)
+
+
 @elsewhere("DMM-Filtering-Z2")
 def _():
     batch = short_batch(3)
@@ -387,6 +401,20 @@ def test_importance_weights_average_to_p(name):
     model, batch, log_p = ELSEWHERE[name]()
     ratio = (model.log_weights(batch, many(model), seeded()) - log_p).exp()
     assert (ratio.std(0) > 0.01).any(), "at the truth this would show nothing"
+    assert within(ratio.mean(0) - 1, ratio).all(), ratio.mean(0)
+    assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
+
+
+@every_model_elsewhere
+@pytest.mark.parametrize("n_samples", [1, 4])
+@torch.no_grad()
+def test_a_particle_filter_averages_to_p(name, n_samples):
+    """Unbiased whatever S, with resampling (S = 4: when the effective number is under 2) and without."""
+    model, batch, log_p = ELSEWHERE[name]()
+    copies = batch._replace(
+        **{k: v.repeat(4000, *[1] * (v.dim() - 1)) for k, v in batch._asdict().items() if v is not None}
+    )
+    ratio = (particle_filter(model, copies, n_samples, seeded()).view(4000, -1) - log_p).exp()
     assert within(ratio.mean(0) - 1, ratio).all(), ratio.mean(0)
     assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
 
