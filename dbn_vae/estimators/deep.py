@@ -44,7 +44,8 @@ class DeepEstimator(SequenceEstimator):
     """A trained LatentModel behind the verbs.
 
     Args:
-        likelihood: "gaussian", "bernoulli", "categorical" or "poisson".
+        likelihood: "gaussian", "student-t", "bernoulli", "made" (binary entries that depend on each other),
+            "categorical", "poisson" or "negative-binomial".
         hidden: widths of the encoder's hidden layers; the decoder's are the same reversed.
         n_updates: gradient steps of joint training, after n_pretrain on single frames.
         warm_up: updates in which β rises from 0.01 to 1.
@@ -52,7 +53,7 @@ class DeepEstimator(SequenceEstimator):
         learning_rate: of Adam at its highest; it rises over 20 steps and falls to 0 as a cosine.
         max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
         validation: share of the pieces kept apart to choose the best parameters; 0 for none.
-        standardize: Gaussian data are scaled inside; scores are in the units of X all the same.
+        standardize: Gaussian and Student-t data are scaled inside; scores are in the units of X all the same.
         n_samples: S of the importance bound that score reports.
         random_state: an int makes fits and samples repeatable.
         device: "auto", "cpu" or "cuda".
@@ -133,7 +134,7 @@ class DeepEstimator(SequenceEstimator):
         self.width_ = data.x.shape[1]
         self.n_symbols_ = int(data.x.max()) + 1 if self.likelihood == "categorical" else None
         self.center_, self.scale_ = data.x.new_zeros(self.width_), data.x.new_ones(self.width_)
-        if self.likelihood == "gaussian" and self.standardize:
+        if self.likelihood in ("gaussian", "student-t") and self.standardize:
             count = data.observed.sum(0).clamp_min(1)
             self.center_ = data.x.sum(0) / count
             spread = (((data.x - self.center_) * data.observed).square().sum(0) / count).sqrt()
@@ -154,8 +155,11 @@ class DeepEstimator(SequenceEstimator):
         return data.replace(x=torch.where(data.observed, x, 0.0)).to(dtype=self.dtype, device=self.where())
 
     def family(self) -> Likelihood:
-        options = {} if self.n_symbols_ is None else {"n_symbols": self.n_symbols_}
-        return named(self.likelihood, **options)
+        options: dict[str, dict[str, int | None]] = {
+            "categorical": {"n_symbols": self.n_symbols_},
+            "made": {"n_observed": self.width_},
+        }
+        return named(self.likelihood, **options.get(self.likelihood, {}))
 
     def split(self, data: Sequences, generator: torch.Generator) -> tuple[Sequences, Sequences | None]:
         """Training pieces, and validation pieces where there are enough to spare some."""
@@ -238,7 +242,8 @@ class DeepEstimator(SequenceEstimator):
         return hasattr(self, "module_")
 
     def check(self, data: Sequences) -> None:
-        self.family().check(data.x, data.observed)
+        with torch.random.fork_rng(devices=[]):  # a family with weights of its own draws them
+            self.family().check(data.x, data.observed)
 
     def n_parameters(self) -> int:
         """Weights of the generative model and of its inference networks together."""
@@ -298,7 +303,7 @@ class DeepEstimator(SequenceEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags = TransformerTags(preserves_dtype=[])
-        tags.input_tags.positive_only = self.likelihood in ("categorical", "poisson")
+        tags.input_tags.positive_only = self.likelihood in ("categorical", "poisson", "negative-binomial")
         return tags
 
     def reconstruct(self, X: Any, lengths: Any = None) -> np.ndarray:

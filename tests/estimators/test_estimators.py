@@ -92,6 +92,7 @@ DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     "vae-symbols": (lambda: VAE(2, likelihood="categorical", random_state=0, **TINY), "symbols"),
     "vae-counts": (lambda: VAE(2, likelihood="poisson", random_state=0, **TINY), "counts"),
     "vae-hmm": (lambda: VAEHMM(2, 2, random_state=0, **TINY), "real"),
+    "vae-made": (lambda: VAE(2, likelihood="made", random_state=0, **TINY), "binary"),
     "dmm": (lambda: DeepMarkovModel(2, n_hidden=4, random_state=0, **TINY), "real"),
     "dmm-filtering": (
         lambda: DeepMarkovModel(2, inference="product-filter", n_hidden=4, random_state=0, **TINY),

@@ -720,10 +720,14 @@ def test_gradients_reach_every_parameter_and_are_finite(name, estimator):
             assert tensor.grad.abs().sum() > 0, f"{parameter} has gradient 0"
 
 
-@pytest.mark.parametrize("family", ["bernoulli", "poisson", "categorical"])
+@pytest.mark.parametrize(
+    "family", ["bernoulli", "poisson", "categorical", "student-t", "negative-binomial", "made"]
+)
 @pytest.mark.parametrize("kind", ["VAE", "VAEHMM", "DMM"])
 def test_gradients_are_finite_for_every_likelihood(kind, family):
-    likelihood = likelihoods.named(family, **({"n_symbols": 3} if family == "categorical" else {}))
+    likelihood = likelihoods.named(
+        family, **{"categorical": {"n_symbols": 3}, "made": {"n_observed": 2}}.get(family, {})
+    )
     core = deep_core(likelihood)
     model = {
         "VAE": lambda: VAE(core),
