@@ -114,7 +114,7 @@ def pyros() -> Callable[[Batch], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "--updates", type=int, default=24, help="timed updates of each side (2 more are not timed)"
+        "--updates", type=int, default=12, help="timed updates of each side (2 more are not timed)"
     )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
