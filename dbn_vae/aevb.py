@@ -53,8 +53,7 @@ class AEVB(nn.Module):
         self.n_observed, self.n_latent = n_observed, n_latent
         self.likelihood = likelihood
         self.encoder = MLP(likelihood.n_features(n_observed), hidden, 2 * n_latent, activation)
-        n_out = n_observed * likelihood.n_parameters
-        self.decoder = MLP(n_latent, hidden[::-1], n_out, activation)
+        self.decoder = MLP(n_latent, hidden[::-1], likelihood.n_outputs(n_observed), activation)
 
     def evidence(self, x: Tensor, observed: Tensor) -> Evidence:
         """(..., Z) each; zero for a frame of which nothing was observed.
@@ -73,7 +72,7 @@ class AEVB(nn.Module):
 
     def log_likelihood(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
         """log p(x | z) of the observed entries: (...), broadcasting x against z."""
-        return (self.decode(z).log_prob(x) * observed).sum(-1)
+        return self.likelihood.log_prob(self.decode(z), x, observed)
 
     def mean(self, z: Tensor) -> Tensor:
         """The value of x to show for z: (..., D)."""

@@ -22,8 +22,10 @@ from torch.distributions import (
     Categorical,
     Distribution,
     MultivariateNormal,
+    NegativeBinomial,
     Normal,
     Poisson,
+    StudentT,
 )
 
 
@@ -125,6 +127,23 @@ def _(distribution: Categorical, generator: torch.Generator | None) -> Tensor:
     flat = at(probs.reshape(-1, probs.shape[-1]), generator)
     drawn = torch.multinomial(flat, 1, generator=generator)
     return drawn.reshape(probs.shape[:-1]).to(probs)
+
+
+@sample.register
+def _(distribution: StudentT, generator: torch.Generator | None) -> Tensor:
+    half = at(distribution.df / 2, generator)
+    precision = torch._standard_gamma(half, generator=generator).to(distribution.loc) / (distribution.df / 2)
+    return (
+        distribution.loc
+        + distribution.scale * noise(tuple(precision.shape), precision, generator) / precision.sqrt()
+    )
+
+
+@sample.register
+def _(distribution: NegativeBinomial, generator: torch.Generator | None) -> Tensor:
+    size = at(distribution.total_count, generator)
+    rate = torch._standard_gamma(size, generator=generator) * at(distribution.logits, generator).exp()
+    return torch.poisson(rate, generator=generator).to(distribution.logits)
 
 
 def at(value: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -145,6 +145,27 @@ def walk_moments(
     return torch.stack(means), covariance
 
 
+def kalman_log_prob(
+    x: Tensor,
+    first: tuple[Tensor, Tensor],
+    move: tuple[Tensor, Tensor, Tensor],
+    core: tuple[Tensor, Tensor, Tensor],
+) -> float:
+    """log p(x) of x (T, D), NaN rows unseen, by the Kalman filter: z_1 ~ N(m, V), z_t = W z_{t-1} + b + N(0, Q)."""
+    (m, V), (W, b, Q), (C, d, scale) = first, move, core
+    total = 0.0
+    for t, frame in enumerate(x):
+        if t:
+            m, V = W @ m + b, W @ V @ W.T + Q
+        if frame.isnan().any():
+            continue
+        S = C @ V @ C.T + scale.square().diag()
+        total += float(multivariate_normal((C @ m + d).numpy(), S.numpy()).logpdf(frame.numpy()))
+        gain = V @ C.T @ torch.linalg.inv(S)
+        m, V = m + gain @ (frame - C @ m - d), V - gain @ C @ V
+    return total
+
+
 def cube_noise(n_axes: int = 1) -> Callable[..., Tensor]:
     """In place of torch.randn: the corners ±1 of a cube over the last axes, one a sample in turn.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 
-from dbn_vae.distributions import at, log, sample
+from dbn_vae.distributions import log
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.emissions.special import digamma_difference, increasing_root, log_gamma_ratio
 from dbn_vae.likelihoods.base import require
@@ -90,10 +90,3 @@ class NegativeBinomial(Emission, ClosedForm):
 
     def n_free(self) -> int:
         return self.log_mean.numel() * (2 - len(self.frozen & {"mean", "size"}))
-
-
-@sample.register
-def _(distribution: TorchNegativeBinomial, generator: torch.Generator | None) -> Tensor:
-    size = at(distribution.total_count, generator)
-    rate = torch._standard_gamma(size, generator=generator) * at(distribution.logits, generator).exp()
-    return torch.poisson(rate, generator=generator).to(distribution.logits)

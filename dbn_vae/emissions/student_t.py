@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions import StudentT as TorchStudentT
 
-from dbn_vae.distributions import at, log, noise, sample
+from dbn_vae.distributions import log
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.emissions.special import gamma_shape, log_gamma_ratio
 
@@ -100,13 +100,3 @@ class StudentT(Emission, ClosedForm):
 
     def n_free(self) -> int:
         return self.loc.numel() * (3 - len(self.frozen & {"loc", "scale", "dof"}))
-
-
-@sample.register
-def _(distribution: TorchStudentT, generator: torch.Generator | None) -> Tensor:
-    half = at(distribution.df / 2, generator)
-    precision = torch._standard_gamma(half, generator=generator).to(distribution.loc) / (distribution.df / 2)
-    return (
-        distribution.loc
-        + distribution.scale * noise(tuple(precision.shape), precision, generator) / precision.sqrt()
-    )

@@ -94,10 +94,7 @@ class SequenceEstimator(BaseEstimator, ABC):
         lengths may also stand second, without their name.
         """
         score = self.evaluate(X, lengths_given(X, y, lengths), inputs=inputs)
-        if sample_weight is None:
-            return score.total
-        weights = torch.as_tensor(check_weights(sample_weight, len(score.per_sequence)))
-        return float(weights @ score.per_sequence)
+        return weighted_total(score, sample_weight)
 
     def save(self, path: Path | str) -> None:
         """Write the estimator to one file (safetensors and JSON, no pickle); `dbn_vae.load` reads it."""
@@ -286,6 +283,14 @@ class StateEstimator(SequenceEstimator):
                 data.unbatch(batch, values.cpu(), out)
         assert out is not None  # a data set has at least one sequence
         return out.numpy()
+
+
+def weighted_total(score: Score, sample_weight: Any = None) -> float:
+    """The sum over sequences, each times its weight (B,) if given."""
+    if sample_weight is None:
+        return score.total
+    weights = torch.as_tensor(check_weights(sample_weight, len(score.per_sequence)))
+    return float(weights @ score.per_sequence)
 
 
 def most_probable_path(verbs: ModuleType, chain: Chain) -> tuple[Tensor, inference.Path]:

@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators.arguments import lengths_given
-from dbn_vae.estimators.base import SequenceEstimator, require_at_least
+from dbn_vae.estimators.base import SequenceEstimator, require_at_least, weighted_total
 from dbn_vae.estimators.devices import where
-from dbn_vae.evaluation.likelihood import Score, elbo, iwae
+from dbn_vae.evaluation.likelihood import Score, elbo, iwae, smc
 from dbn_vae.likelihoods import Likelihood, named
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.vae import VAE as StaticVAE
@@ -45,7 +45,8 @@ class DeepEstimator(SequenceEstimator):
     """A trained LatentModel behind the verbs.
 
     Args:
-        likelihood: "gaussian", "bernoulli", "categorical" or "poisson".
+        likelihood: "gaussian", "student-t", "bernoulli", "made" (binary entries that depend on each other),
+            "categorical", "poisson" or "negative-binomial".
         hidden: widths of the encoder's hidden layers; the decoder's are the same reversed.
         n_updates: gradient steps of joint training, after n_pretrain on single frames.
         warm_up: updates in which β rises from 0.01 to 1.
@@ -53,7 +54,7 @@ class DeepEstimator(SequenceEstimator):
         learning_rate: of Adam at its highest; it rises over 20 steps and falls to 0 as a cosine.
         max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
         validation: share of the pieces kept apart to choose the best parameters; 0 for none.
-        standardize: Gaussian data are scaled inside; scores are in the units of X all the same.
+        standardize: Gaussian and Student-t data are scaled inside; scores are in the units of X all the same.
         n_samples: S of the importance bound that score reports.
         random_state: an int makes fits and samples repeatable.
         device: "auto", "cpu" or "cuda".
@@ -134,7 +135,7 @@ class DeepEstimator(SequenceEstimator):
         self.width_ = data.x.shape[1]
         self.n_symbols_ = int(data.x.max()) + 1 if self.likelihood == "categorical" else None
         self.center_, self.scale_ = data.x.new_zeros(self.width_), data.x.new_ones(self.width_)
-        if self.likelihood == "gaussian" and self.standardize:
+        if self.likelihood in ("gaussian", "student-t") and self.standardize:
             count = data.observed.sum(0).clamp_min(1)
             self.center_ = data.x.sum(0) / count
             spread = (((data.x - self.center_) * data.observed).square().sum(0) / count).sqrt()
@@ -153,8 +154,11 @@ class DeepEstimator(SequenceEstimator):
         return data.replace(x=torch.where(data.observed, x, 0.0)).to(dtype=self.dtype, device=self.where())
 
     def family(self) -> Likelihood:
-        options = {} if self.n_symbols_ is None else {"n_symbols": self.n_symbols_}
-        return named(self.likelihood, **options)
+        options: dict[str, dict[str, int | None]] = {
+            "categorical": {"n_symbols": self.n_symbols_},
+            "made": {"n_observed": self.width_},
+        }
+        return named(self.likelihood, **options.get(self.likelihood, {}))
 
     def split(self, data: Sequences, generator: torch.Generator) -> tuple[Sequences, Sequences | None]:
         """Training pieces, and validation pieces where there are enough to spare some."""
@@ -237,7 +241,8 @@ class DeepEstimator(SequenceEstimator):
         return hasattr(self, "module_")
 
     def check(self, data: Sequences) -> None:
-        self.family().check(data.x, data.observed)
+        with torch.random.fork_rng(devices=[]):  # a family with weights of its own draws them
+            self.family().check(data.x, data.observed)
 
     def n_parameters(self) -> int:
         """Weights of the generative model and of its inference networks together."""
@@ -256,9 +261,10 @@ class DeepEstimator(SequenceEstimator):
         """A lower bound of the log-likelihood of every sequence, in the units of X.
 
         Args:
-            method: "iwae", the importance bound with n_samples (default self.n_samples), or "elbo".
+            method: "iwae", the importance bound; "smc", a particle filter's, tighter for long sequences; or "elbo".
+            n_samples: S, or the number of particles; self.n_samples without it.
         """
-        bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo}
+        bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo, "smc": smc}
         if method not in bounds:
             raise ValueError(f"method={method!r}; it is one of {sorted(bounds)}")
         raw = self.sequences(X, lengths, inputs=inputs)
@@ -269,6 +275,28 @@ class DeepEstimator(SequenceEstimator):
         owner = torch.arange(len(raw)).repeat_interleave(raw.lengths)
         jacobian = torch.zeros(len(raw), dtype=torch.float64).index_add(0, owner, cost.double())
         return score._replace(per_sequence=score.per_sequence - jacobian, lengths=raw.lengths)
+
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        lengths: Any = None,
+        sample_weight: Any = None,
+        inputs: Any = None,
+        method: str = "iwae",
+        n_samples: int | None = None,
+    ) -> float:
+        """A lower bound of the log-probability of the data in nats, all sequences together.
+
+        Args:
+            y, lengths, sample_weight, inputs: see SequenceEstimator.score.
+            method, n_samples: see evaluate.
+        """
+        score = self.evaluate(
+            X, lengths_given(X, y, lengths), inputs=inputs, method=method, n_samples=n_samples
+        )
+        return weighted_total(score, sample_weight)
 
     def transform(self, X: Any, lengths: Any = None) -> np.ndarray:
         """The latents' posterior means: (n, n_latent)."""
@@ -283,7 +311,7 @@ class DeepEstimator(SequenceEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags = TransformerTags(preserves_dtype=[])
-        tags.input_tags.positive_only = self.likelihood in ("categorical", "poisson")
+        tags.input_tags.positive_only = self.likelihood in ("categorical", "poisson", "negative-binomial")
         return tags
 
     def reconstruct(self, X: Any, lengths: Any = None) -> np.ndarray:

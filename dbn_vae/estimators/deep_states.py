@@ -44,7 +44,7 @@ class DeepStateEstimator(DeepEstimator, StateEstimator):
         self.require_fitted()
         if self.module_.looks_ahead:
             raise ValueError(
-                "the fitted posterior knows the future; fit with posterior='filtering' to filter"
+                "the fitted posterior knows the future; fit with inference='product-filter' to filter"
             )
         return super().filter(X, lengths, inputs=inputs)
 

@@ -11,7 +11,8 @@ from dbn_vae.distributions import Conditional
 from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.dmm import DMM
-from dbn_vae.models.recognition import STR, Filtering, PerStep, Product, Recognition
+from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
+from dbn_vae.models.structured import STL, STLR, STR
 from dbn_vae.sequences import Sequences
 from dbn_vae.transitions.gated import Gated
 from dbn_vae.transitions.linear import Linear
@@ -26,16 +27,14 @@ def transition_named(name: str, n_latent: int, n_hidden: int) -> Conditional:
 
 def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
     """q(z_t | z_{t-1}, x); raises ValueError for an unknown name."""
-    n_features = core.likelihood.n_features(core.n_observed)
-    if name == "product":
-        return Product(n_features, core.n_latent, n_hidden)
-    if name == "st-r":
-        return STR(n_features, core.n_latent, n_hidden)
-    if name == "filtering":
-        return Filtering()
-    if name == "per-step":
-        return PerStep()
-    raise ValueError(f"posterior={name!r}; it is 'product', 'filtering', 'per-step' or 'st-r'")
+    networks = {"ST-L": STL, "ST-R": STR, "ST-LR": STLR, "product": Product}
+    if name in networks:
+        n_features = core.likelihood.n_features(core.n_observed)
+        return networks[name](n_features, core.n_latent, n_hidden)
+    evidence = {"mean-field": PerStep, "product-filter": Filtering}
+    if name not in evidence:
+        raise ValueError(f"inference={name!r}; it is one of {[*evidence, *networks]}")
+    return evidence[name]()
 
 
 @dataclass(eq=False, repr=False)
@@ -45,8 +44,9 @@ class DeepMarkovModel(DeepEstimator):
     Args:
         n_latent: Z.
         transition: "gated" or "linear".
-        posterior: "product" (prior times evidence of the present and the future), "filtering" (the same
-            without the future), "per-step" or "st-r".
+        inference: q(z_t | z_{t-1}, x): "product" (prior times evidence of the present and the future),
+            "product-filter" (the same without the future), "mean-field" (the static posterior of each frame),
+            or Krishnan's structured networks of the past, the future or both, "ST-L", "ST-R" and "ST-LR".
         n_hidden: width of the transition's and the recognition's networks.
         others: see DeepEstimator.
 
@@ -58,7 +58,7 @@ class DeepMarkovModel(DeepEstimator):
     n_latent: int = 4
     _: KW_ONLY
     transition: str = "gated"
-    posterior: str = "product"
+    inference: str = "product"
     n_hidden: int = 32
 
     @property
@@ -67,7 +67,7 @@ class DeepMarkovModel(DeepEstimator):
 
     def build(self, core: AEVB) -> DMM:
         transition = transition_named(self.transition, core.n_latent, self.n_hidden)
-        return DMM(core, transition, recognition_named(self.posterior, core, self.n_hidden))
+        return DMM(core, transition, recognition_named(self.inference, core, self.n_hidden))
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """The pre-trained core is start enough: transitions begin as a slow drift."""
@@ -81,11 +81,11 @@ class DeepMarkovModel(DeepEstimator):
     def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
         """Latents given the past and present only: (n, Z).
 
-        Raises ValueError where the posterior looks ahead.
+        Raises ValueError where q looks ahead.
         """
         self.require_fitted()
         if self.module_.looks_ahead:
             raise ValueError(
-                f"posterior={self.posterior!r} knows the future; fit with posterior='filtering' to filter"
+                f"inference={self.inference!r} knows the future; fit with inference='product-filter' to filter"
             )
         return self.transform(X, lengths)

@@ -20,7 +20,7 @@ class SwitchingDMM(DeepStateEstimator):
     Args:
         n_components, n_latent: K, Z.
         transition: "linear" (a switching linear system behind a network) or "gated".
-        posterior, n_hidden: see DeepMarkovModel.
+        inference, n_hidden: see DeepMarkovModel.
         stickiness: pseudo-counts of staying that the prior adds to every row of A.
         others: see DeepEstimator.
 
@@ -33,7 +33,7 @@ class SwitchingDMM(DeepStateEstimator):
     n_latent: int = 4
     _: KW_ONLY
     transition: str = "linear"
-    posterior: str = "product"
+    inference: str = "product"
     n_hidden: int = 32
     stickiness: float = 10.0
     algorithm: str = "viterbi"
@@ -41,7 +41,7 @@ class SwitchingDMM(DeepStateEstimator):
     def build(self, core: AEVB) -> Model:
         K, Z = self.n_components, core.n_latent
         moves = [transition_named(self.transition, Z, self.n_hidden) for _ in range(K)]
-        recognition = recognition_named(self.posterior, core, self.n_hidden)
+        recognition = recognition_named(self.inference, core, self.n_hidden)
         return Model(core, sticky(K, self.stickiness, self.dtype), moves, recognition)
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:

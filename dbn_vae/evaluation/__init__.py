@@ -1,7 +1,7 @@
 """Measuring: likelihoods and bounds, state paths against labels, models against each other."""
 
 from dbn_vae.evaluation.comparison import compare, hold_out
-from dbn_vae.evaluation.likelihood import Score, elbo, exact, iwae
+from dbn_vae.evaluation.likelihood import Score, elbo, exact, iwae, smc
 from dbn_vae.evaluation.states import compare_states, match_states, matched_accuracy
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "iwae",
     "match_states",
     "matched_accuracy",
+    "smc",
 ]

@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 
 
 class Likelihood(nn.Module, ABC):
-    """One distribution an observed entry; entries are independent given z."""
+    """One distribution an observed entry; entries are independent given z unless a family says otherwise."""
 
     name: ClassVar[str]
     n_parameters: int = 1  # numbers the decoder supplies for each entry
@@ -16,7 +16,15 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, parameters: Tensor) -> Distribution:
-        """parameters: (..., D · n_parameters).  Returns a distribution of batch shape (..., D)."""
+        """parameters: (..., n_outputs(D)).  Returns a distribution of batch shape (..., D)."""
+
+    def n_outputs(self, D: int) -> int:
+        """Numbers the decoder supplies for a frame."""
+        return D * self.n_parameters
+
+    def log_prob(self, distribution: Distribution, x: Tensor, observed: Tensor) -> Tensor:
+        """log p of the observed entries of x (..., D), others left out: (...), broadcasting."""
+        return (distribution.log_prob(x) * observed).sum(-1)
 
     @abstractmethod
     def check(self, x: Tensor, observed: Tensor) -> None:

@@ -4,7 +4,8 @@ from dbn_vae.models.base import LatentModel, Model, StateModel
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hsmm import HSMM
-from dbn_vae.models.recognition import STR, Filtering, PerStep, Product, Recognition
+from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
+from dbn_vae.models.structured import STL, STLR, STR
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.models.vae import VAE
 from dbn_vae.models.vae_hmm import VAEHMM, MeanFieldVAEHMM
@@ -13,6 +14,8 @@ __all__ = [
     "DMM",
     "HMM",
     "HSMM",
+    "STL",
+    "STLR",
     "STR",
     "VAE",
     "VAEHMM",

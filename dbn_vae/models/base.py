@@ -5,6 +5,7 @@ kernels.  A `LatentModel` fills in how z is inferred and what its prior is: boun
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from dbn_vae import inference
 from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
+from dbn_vae.nn import take
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
 Generator = torch.Generator | None
+Particles = tuple[Tensor, ...]  # what S partial paths carry from step to step: (S, B, ...) each
+Advance = Callable[[int, Particles], tuple[Particles, Tensor]]
 
 
 class Model(nn.Module, ABC):
@@ -83,6 +87,14 @@ class LatentModel(Model):
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         """A bound that tends to log p(x) as S grows: (B,)."""
 
+    @abstractmethod
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        """A step of a particle filter with q as its proposal.
+
+        Of t and the particles at t − 1 (anything at t = 0): those at t, and their log-weights (S, B),
+        log p(x_t | z_t) + log p(z_t | z_{1:t-1}) − log q(z_t | z_{t-1}, x), discrete states summed out.
+        """
+
     def log_weights(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         """log p(x, z) − log q(z | x) of S samples: (S, B)."""
         z, log_q = self.infer(batch, n_samples, generator)
@@ -96,8 +108,25 @@ class LatentModel(Model):
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """Σ_t log p(x_t | z_t) over observed entries: (S, B, T, Z) to (S, B)."""
-        return self.core.log_likelihood(batch.x, batch.observed, z).sum(-1)
+        which, step = real_frames(batch)  # padding is not decoded
+        x, observed = batch.x[which, step], batch.observed[which, step]
+        return add_up(self.core.log_likelihood(x, observed, take(z, which, step)), which, batch)
+
+    def log_likelihood_at(self, batch: Batch, t: int, z: Tensor) -> Tensor:
+        """log p(x_t | z_t) of one step: (S, B, Z) to (S, B)."""
+        return self.core.log_likelihood(batch.x[:, t], batch.observed[:, t], z)
 
     def reconstruct(self, batch: Batch) -> Tensor:
         """E p(x_t | z_t) at the latents: (B, T, D), missing entries filled in."""
         return self.core.mean(self.latents(batch))
+
+
+def real_frames(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sequence and step of the N frames of a batch that are not padding: (N,) each."""
+    which, step = batch.mask.nonzero(as_tuple=True)
+    return which, step
+
+
+def add_up(values: Tensor, which: Tensor, batch: Batch) -> Tensor:
+    """Sums over the frames of each sequence: (S, N) to (S, B)."""
+    return values.new_zeros(len(values), len(batch.x)).index_add(1, which, values)

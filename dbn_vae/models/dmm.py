@@ -12,8 +12,9 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
-from dbn_vae.models.base import Generator, LatentModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, add_up, real_frames
 from dbn_vae.models.recognition import Recognition
+from dbn_vae.nn import take
 from dbn_vae.sequences import Batch
 
 
@@ -36,40 +37,42 @@ class DMM(LatentModel):
         return normal(self.initial_mean.expand_as(like), scale.expand_as(like))
 
     def trajectory(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, Normal]:
-        """A path z = m + σ ∘ ε (S, B, T, Z), step by step, and the q(z_t | z_{t-1}, x) it came from."""
+        """A path z = m + σ ∘ ε (S, B, T, Z), and the q(z_t | z_{t-1}, x) it came from."""
         context = self.recognition.context(self.core, batch)
-        z = torch.zeros_like(epsilon[:, :, 0])
-        path, means, scales = [], [], []
-        for t in range(epsilon.shape[2]):
-            prediction = self.transition(z) if t else self.initial(z)
-            q = self.recognition.step(prediction, z, context[:, t])
-            z = q.mean + q.scale * epsilon[:, :, t]
-            path.append(z)
-            means.append(q.mean.expand_as(z))
-            scales.append(q.scale.expand_as(z))
-        return torch.stack(path, 2), normal(torch.stack(means, 2), torch.stack(scales, 2))
+
+        def predict(z: Tensor | None) -> Normal:
+            return self.initial(epsilon[:, :, 0]) if z is None else self.transition(z)
+
+        return self.recognition.trajectory(predict, batch, context, epsilon)
 
     def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
 
-    def predictions(self, z: Tensor) -> Normal:
-        """p(z_t | z_{t-1}) along a path, all steps at once: (S, B, T, Z)."""
-        first, later = self.initial(z[..., :1, :]), self.transition(z[..., :-1, :])
-        return normal(torch.cat([first.mean, later.mean], -2), torch.cat([first.scale, later.scale], -2))
+    def predictions(self, z: Tensor, which: Tensor, step: Tensor) -> Normal:
+        """p(z_t | z_{t-1}) along paths (S, B, T, Z), all frames named at once: (S, N, Z)."""
+        later = self.transition(take(z, which, (step - 1).clamp_min(0)))
+        first, begins = self.initial(later.mean), (step == 0)[:, None]
+        return normal(
+            torch.where(begins, first.mean, later.mean), torch.where(begins, first.scale, later.scale)
+        )
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         z, q = self.draw_path(batch, n_samples, generator)
         return z, (log_normal(z, q) * batch.mask).sum(-1)
 
     def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
-        return (log_normal(z, self.predictions(z)) * batch.mask).sum(-1)
+        which, step = real_frames(batch)
+        values = log_normal(take(z, which, step), self.predictions(z, which, step))
+        return add_up(values, which, batch)
 
     def latents(self, batch: Batch) -> Tensor:
         return self.trajectory(batch, no_noise(self.core, batch))[0][0]
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
         z, q = self.draw_path(batch, n_samples, generator)
-        kl = (kl_normal(q, self.predictions(z)) * batch.mask).sum(-1)
+        which, step = real_frames(batch)
+        q = normal(take(q.mean, which, step), take(q.scale, which, step))
+        kl = add_up(kl_normal(q, self.predictions(z, which, step)), which, batch)
         return ElboTerms(self.log_likelihood(batch, z).mean(0), kl.mean(0))
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
@@ -77,6 +80,19 @@ class DMM(LatentModel):
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
+
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        context = self.recognition.context(self.core, batch)
+        nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
+
+        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
+            last = state[0] if t else nowhere
+            prediction = self.transition(last) if t else self.initial(last)
+            q = self.recognition.step(prediction, last, context[:, t])
+            z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
+            return (z,), self.log_likelihood_at(batch, t, z) + log_normal(z, prediction) - log_normal(z, q)
+
+        return advance
 
     @torch.no_grad()
     def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor]:

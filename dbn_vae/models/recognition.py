@@ -1,10 +1,12 @@
 """q(z_t | z_{t-1}, x): ways to infer a continuous path, one class each, all for comparison.
 
 A recognition model prepares everything that does not depend on z at once, for all steps, as a context (B, T, C),
-and then takes one cheap step at a time, since z_t depends on the z_{t-1} just drawn.
+and then takes one cheap step at a time, since z_t depends on the z_{t-1} just drawn.  Here are those made of
+Gaussian evidence; those of Krishnan, Shalit and Sontag (2017) are in structured.py.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Evidence, normal, posterior, standard_normal
-from dbn_vae.nn import BackwardGRU
+from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch
 
 
@@ -30,6 +32,23 @@ class Recognition(nn.Module, ABC):
     def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
         """q(z_t | z_{t-1}, x) from p(z_t | z_{t-1}), z_{t-1} (..., Z) and the context at t (..., C)."""
 
+    def trajectory(
+        self, predict: Callable[[Tensor | None], Normal], batch: Batch, context: Tensor, epsilon: Tensor
+    ) -> tuple[Tensor, Normal]:
+        """A path z = m + σ ∘ ε (S, B, T, Z), step by step, and the q(z_t | z_{t-1}, x) it came from.
+
+        predict: p(z_t | z_{t-1}) from z_{t-1}, and p(z_1) from None; it is asked for every step in turn.
+        """
+        z, last = torch.zeros_like(epsilon[:, :, 0]), None
+        path, means, scales = [], [], []
+        for t in range(epsilon.shape[2]):
+            q = self.step(predict(last), z, context[:, t])
+            z = last = q.mean + q.scale * epsilon[:, :, t]
+            path.append(z)
+            means.append(q.mean.expand_as(z))
+            scales.append(q.scale.expand_as(z))
+        return torch.stack(path, 2), normal(torch.stack(means, 2), torch.stack(scales, 2))
+
 
 class PerStep(Recognition):
     """Mean field: the static posterior of each frame, q(z_t | x_t) ∝ N(0, I) psi_t."""
@@ -38,7 +57,19 @@ class PerStep(Recognition):
         return torch.cat(core.evidence(batch.x, batch.observed), -1)
 
     def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
-        return posterior(standard_normal(prediction.mean), Evidence(*context.chunk(2, -1)))
+        return self.posterior(context)
+
+    def trajectory(
+        self, predict: Callable[[Tensor | None], Normal], batch: Batch, context: Tensor, epsilon: Tensor
+    ) -> tuple[Tensor, Normal]:
+        """All steps at once: none waits for another."""
+        q = self.posterior(context)
+        z = q.mean + q.scale * epsilon
+        return z, normal(q.mean.expand_as(z), q.scale.expand_as(z))
+
+    def posterior(self, context: Tensor) -> Normal:
+        evidence = Evidence(*context.chunk(2, -1))
+        return posterior(standard_normal(evidence.h), evidence)
 
 
 class Filtering(Recognition):
@@ -59,7 +90,7 @@ class Product(Recognition):
     def __init__(self, n_observed: int, n_latent: int, n_hidden: int = 32) -> None:
         """n_observed: features the likelihood hands to an encoder, see Likelihood.n_features."""
         super().__init__()
-        self.future = BackwardGRU(n_observed + 1, n_hidden)
+        self.future = Recurrent(n_observed + 1, n_hidden, backward=True)
         self.head = nn.Linear(n_hidden, 2 * n_latent)
         with torch.no_grad():
             self.head.bias[n_latent:] = -3.0  # starts nearly silent: q close to the filtering form
@@ -71,29 +102,6 @@ class Product(Recognition):
 
     def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
         return posterior(prediction, Evidence(*context.chunk(2, -1)))
-
-
-class STR(Recognition):
-    """The deep Kalman smoother: a combiner of z_{t-1} and a backward GRU, blind to p(z_t | z_{t-1}).
-
-    Source: Krishnan, Shalit and Sontag (2017), ST-R, sec. 3 and 4.
-    """
-
-    looks_ahead = True
-
-    def __init__(self, n_observed: int, n_latent: int, n_hidden: int = 32) -> None:
-        super().__init__()
-        self.future = BackwardGRU(n_observed + 1, n_hidden)
-        self.combine = nn.Linear(n_latent, n_hidden)
-        self.head = nn.Linear(n_hidden, 2 * n_latent)
-
-    def context(self, core: AEVB, batch: Batch) -> Tensor:
-        return self.future(visible(core, batch), batch.lengths)
-
-    def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
-        combined = 0.5 * (torch.tanh(self.combine(z)) + context)
-        mean, raw = self.head(combined).chunk(2, -1)
-        return normal(mean, F.softplus(raw) + 1e-4)
 
 
 def visible(core: AEVB, batch: Batch) -> Tensor:

@@ -8,6 +8,9 @@ prior: its prediction is the mixture over states given the path so far, matched 
 two moments.  With one state, or with equal transitions, this is the deep Markov model.
 """
 
+from collections.abc import Callable
+from itertools import count
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -15,9 +18,10 @@ from torch.distributions import Normal
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain, logsumexp
-from dbn_vae.models.base import Generator, LatentModel, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
 from dbn_vae.models.dmm import no_noise, noise_like
 from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
+from dbn_vae.models.particles import known_states, moves, update
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
@@ -64,21 +68,23 @@ class SwitchingDMM(StateModel, LatentModel):
     def trajectory(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, Normal]:
         """A path z (S, B, T, Z) and the q(z_t | z_{t-1}, x) it came from; see DMM.trajectory."""
         context = self.recognition.context(self.core, batch)
-        A = self.transition.log_transition(batch.inputs)
-        z = torch.zeros_like(epsilon[:, :, 0])
-        belief = self.transition.log_initial(batch.inputs).expand(*z.shape[:-1], -1)
-        path, means, scales = [], [], []
-        for t in range(epsilon.shape[2]):
-            each = self.move(z) if t else self.initial(z)
-            move = A[:, t - 1] if A.dim() == 4 and t else A
-            predicted = logsumexp(belief[..., :, None] + move, -2) if t else belief
-            q = self.recognition.step(match_moments(predicted.exp(), each), z, context[:, t])
-            z = q.mean + q.scale * epsilon[:, :, t]
-            belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)
-            path.append(z)
-            means.append(q.mean)
-            scales.append(q.scale)
-        return torch.stack(path, 2), normal(torch.stack(means, 2), torch.stack(scales, 2))
+        first = self.predictor(epsilon[:, :, 0], batch)
+        return self.recognition.trajectory(first, batch, context, epsilon)
+
+    def predictor(self, like: Tensor, batch: Batch) -> Callable[[Tensor | None], Normal]:
+        """p(z_t | z_{1:t-1}), its mixture matched in two moments; each call takes the belief in s a step on."""
+        move, steps = moves(self.transition, batch), count(1)
+        predicted = self.transition.log_initial(batch.inputs).expand(*like.shape[:-1], -1)
+        each = self.initial(like)
+
+        def predict(z: Tensor | None) -> Normal:
+            nonlocal predicted, each
+            if z is not None:
+                belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)
+                predicted, each = logsumexp(belief[..., :, None] + move(next(steps)), -2), self.move(z)
+            return match_moments(predicted.exp(), each)
+
+        return predict
 
     def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
@@ -115,6 +121,26 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
+
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        """The states are carried as p(s_t | z_{1:t}), exactly (Rao-Blackwell)."""
+        context = self.recognition.context(self.core, batch)
+        move, known = moves(self.transition, batch), known_states(batch, self.n_components)
+        nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
+
+        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
+            if t:
+                last, belief = state
+                predicted, each = logsumexp(belief[..., :, None] + move(t), -2), self.move(last)
+            else:
+                last, each = nowhere, self.initial(nowhere)
+                predicted = self.transition.log_initial(batch.inputs).expand(*last.shape[:-1], -1)
+            q = self.recognition.step(match_moments(predicted.exp(), each), last, context[:, t])
+            z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
+            log_p, belief = update(predicted + known[:, t] + log_normal(z[..., None, :], each))
+            return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_normal(z, q)
+
+        return advance
 
     @torch.no_grad()
     def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
-from dbn_vae.distributions import draw, kl_normal, log_normal, posterior, sample, standard_normal
-from dbn_vae.models.base import Generator, LatentModel
+from dbn_vae.distributions import draw, kl_normal, log_normal, normal, posterior, sample, standard_normal
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles
 from dbn_vae.sequences import Batch
 
 
@@ -54,6 +54,17 @@ class VAE(LatentModel):
         log_likelihood = self.core.log_likelihood(batch.x, batch.observed, z)
         weights = log_likelihood + log_normal(z, standard_normal(z)) - log_normal(z, q)
         return (log_mean_exp(weights) * batch.mask).sum(-1)
+
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        q = self.posterior(batch)
+
+        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
+            now = normal(q.mean[:, t], q.scale[:, t])
+            z = draw(now, generator, (n_samples,))
+            cost = log_normal(z, now) - log_normal(z, standard_normal(z))
+            return (), self.log_likelihood_at(batch, t, z) - cost
+
+        return advance
 
     @torch.no_grad()
     def sample(self, n_frames: int, generator: Generator = None) -> tuple[Tensor, Tensor]:

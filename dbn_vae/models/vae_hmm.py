@@ -23,9 +23,11 @@ its elbo_sampled is the bound of Dong et al. (2020), its elbo replaces log N(z_t
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from dbn_vae import inference
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
@@ -41,8 +43,9 @@ from dbn_vae.distributions import (
     standard_normal,
 )
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Generator, LatentModel, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
 from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
+from dbn_vae.models.particles import known_states, moves, update
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
@@ -83,6 +86,25 @@ class HMMPrior(StateModel, LatentModel):
         """FWD(π, A, log N(z_t; μ_k, V_k)): (S, B, T, Z) to (S, B)."""
         potential = log_normal(z[..., None, :], self.components())
         return sum_out_states(self.transition, potential, batch)
+
+    @abstractmethod
+    def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        """Of t and log p(s_t = k | z_{1:t-1}) (S, B, K): z_t ~ q (S, B, Z) and log q (S, B)."""
+
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        """A particle carries p(s_t | z_{1:t}) alone: given the states, z_t forgets z_{t-1}."""
+        move, known = moves(self.transition, batch), known_states(batch, self.n_components)
+        start = self.transition.log_initial(batch.inputs).expand(n_samples, len(batch.x), -1)
+        propose = self.propose(batch, generator)
+
+        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
+            predicted = inference.logsumexp(state[0][..., :, None] + move(t), -2) if t else start
+            predicted = predicted + known[:, t]
+            z, log_q = propose(t, predicted)
+            log_p, belief = update(predicted + log_normal(z[..., None, :], self.components()))
+            return (belief,), self.log_likelihood_at(batch, t, z) + log_p - log_q
+
+        return advance
 
     @torch.no_grad()
     def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,6 +160,23 @@ class VAEHMM(HMMPrior):
         z = draw(normal(mean, scale), generator)
         log_psi = (evidence.log_psi(z) * batch.mask).sum(-1)
         return z, self.log_prior(batch, z) + log_psi - inference.log_partition(chain)
+
+    def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        """q ∝ Σ_k p(s_t = k | z_{1:t-1}) N(z; μ_k, V_k) psi_t(z), a mixture in closed form."""
+        evidence = self.core.evidence(batch.x, batch.observed)
+        log_c, q = self.log_evidence(evidence), self.responses(evidence)
+
+        def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
+            joint = predicted + log_c[:, t]
+            states = sample(Categorical(logits=possible(joint)), generator).long()
+            pick = states[..., None, None].expand(*states.shape, 1, q.mean.shape[-1])
+            mean, scale = (v[:, t].expand(*states.shape, -1, -1) for v in (q.mean, q.scale))
+            z = draw(normal(mean.gather(-2, pick)[..., 0, :], scale.gather(-2, pick)[..., 0, :]), generator)
+            prior = predicted + log_normal(z[..., None, :], self.components())
+            log_psi = Evidence(evidence.h[:, t], evidence.J[:, t]).log_psi(z)
+            return z, torch.logsumexp(possible(prior), -1) + log_psi - torch.logsumexp(possible(joint), -1)
+
+        return propose
 
     def latents(self, batch: Batch) -> Tensor:
         """E_q z_t = Σ_k gamma_t(k) m_tk."""
@@ -196,6 +235,11 @@ def fixed_points(like: Tensor) -> Tensor:
     return torch.cat([half, -half])
 
 
+def possible(logits: Tensor) -> Tensor:
+    """The same where some state is possible; flat where none is, so that something can be drawn and weigh 0."""
+    return torch.where((logits == -torch.inf).all(-1, keepdim=True), 0.0, logits)
+
+
 class MeanFieldVAEHMM(HMMPrior):
     """q(z) = Π q(z_t | x_t), blind to time; the states are exact given z."""
 
@@ -227,3 +271,13 @@ class MeanFieldVAEHMM(HMMPrior):
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
+
+    def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        q = self.posterior(batch)
+
+        def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
+            now = normal(q.mean[:, t], q.scale[:, t])
+            z = draw(now, generator, (len(predicted),))
+            return z, log_normal(z, now)
+
+        return propose

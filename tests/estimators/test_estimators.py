@@ -104,14 +104,15 @@ DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     "vae-symbols": (lambda: VAE(2, likelihood="categorical", random_state=0, **TINY), "symbols"),
     "vae-counts": (lambda: VAE(2, likelihood="poisson", random_state=0, **TINY), "counts"),
     "vae-hmm": (lambda: VAEHMM(2, 2, random_state=0, **TINY), "real"),
+    "vae-made": (lambda: VAE(2, likelihood="made", random_state=0, **TINY), "binary"),
     "dmm": (lambda: DeepMarkovModel(2, n_hidden=4, random_state=0, **TINY), "real"),
     "dmm-filtering": (
-        lambda: DeepMarkovModel(2, posterior="filtering", n_hidden=4, random_state=0, **TINY),
+        lambda: DeepMarkovModel(2, inference="product-filter", n_hidden=4, random_state=0, **TINY),
         "real",
     ),
     "switching-dmm": (lambda: SwitchingDMM(2, 2, n_hidden=4, random_state=0, **TINY), "real"),
     "switching-dmm-filtering": (
-        lambda: SwitchingDMM(2, 2, posterior="filtering", n_hidden=4, random_state=0, **TINY),
+        lambda: SwitchingDMM(2, 2, inference="product-filter", n_hidden=4, random_state=0, **TINY),
         "real",
     ),
 }
@@ -424,10 +425,10 @@ def misspelt() -> GaussianHMM:
         (lambda: GaussianHMM(2, covariance_type="diagonal").fit(REAL), "covariance_type='diagonal'.*'diag'"),
         (lambda: misspelt().predict(REAL), "algorithm='viterby'.*'viterbi' or 'map'"),
         (lambda: fitted("gaussian-diag").decode(REAL, algorithm="mpm"), "algorithm='mpm'.*'viterbi' or 'map'"),
-        (lambda: fitted("vae").evaluate(REAL, method="exact"), "method='exact'.*elbo.*iwae"),
+        (lambda: fitted("vae").evaluate(REAL, method="exact"), "method='exact'.*elbo.*iwae.*smc"),
         (lambda: VAE(2, likelihood="gausian").fit(REAL), "likelihood='gausian'.*gaussian"),
         (lambda: VAE(2, estimator="C").fit(REAL), "estimator='C'.*'A' or 'B'"),
-        (lambda: DeepMarkovModel(2, posterior="st-l").fit(REAL), "posterior='st-l'.*'product'"),
+        (lambda: DeepMarkovModel(2, inference="st-l").fit(REAL), "inference='st-l'.*'ST-L'.*'product'"),
         (lambda: DeepMarkovModel(2, transition="gru").fit(REAL), "transition='gru'.*'gated' or 'linear'"),
         (lambda: GaussianHMM(2).fit(REAL, labels=np.full(N, 2)), "labels name state 2, but n_components is 2"),
         (lambda: GaussianHMM(2).fit(REAL, labels=np.zeros(N - 1)), rf"labels.*\(?{N - 1}.*{N}"),
@@ -547,7 +548,7 @@ def test_the_filter_knows_at_the_end_what_the_smoother_knows(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dmm", "switching-dmm"])
 def test_a_posterior_that_knows_the_future_does_not_filter(name: str) -> None:
-    with pytest.raises(ValueError, match="knows the future; fit with posterior='filtering'"):
+    with pytest.raises(ValueError, match="knows the future; fit with inference='product-filter'"):
         fitted(name).filter(data(name), LENGTHS)
 
 
@@ -866,7 +867,7 @@ def test_units_change_a_score_by_their_jacobian_alone(name: str) -> None:
     X = frames(kind)
     X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
     a, b = (make().set_params(n_updates=0, n_pretrain=0).fit(x, LENGTHS) for x in (X, 10 * X + 3))
-    for method in ("elbo", "iwae"):
+    for method in ("elbo", "iwae", "smc"):
         one, ten = (m.evaluate(x, LENGTHS, method=method).per_sequence for m, x in ((a, X), (b, 10 * X + 3)))
         seen = np.add.reduceat((~np.isnan(X)).sum(1), STARTS)
         assert_allclose(one - ten, seen * np.log(10), rtol=1e-4, atol=2e-3, err_msg=method)

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import dense_gaussian_log_prob, linear_gaussian_core
+from oracles import dense_gaussian_log_prob, kalman_log_prob, linear_gaussian_core
 
 from dbn_vae import emissions
-from dbn_vae.evaluation import elbo, exact, iwae
-from dbn_vae.evaluation.likelihood import Score, evaluate, ratio_error
-from dbn_vae.models import DMM, HMM, VAE, Filtering
+from dbn_vae.evaluation import elbo, exact, iwae, smc
+from dbn_vae.evaluation.likelihood import Score, evaluate, particle_filter, ratio_error, systematic
+from dbn_vae.models import DMM, HMM, STR, VAE, Filtering
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.transitions import Linear, Stationary
 
@@ -170,3 +170,78 @@ def test_the_same_generator_gives_the_same_score() -> None:
     model, sequences = linear_models()["dmm"], data()
     a, b = (iwae(model, sequences, torch.Generator().manual_seed(3), 4) for _ in range(2))
     assert torch.equal(a.per_sequence, b.per_sequence)
+
+
+# -- the particle filter
+
+
+WALK = torch.eye(2, dtype=f64), torch.zeros(2, dtype=f64), 0.8**2 * torch.eye(2, dtype=f64)
+START = torch.zeros(2, dtype=f64), torch.eye(2, dtype=f64)
+
+
+def kalman(sequences: Sequences) -> float:
+    frames, lengths = sequences.stacked()
+    parts = torch.from_numpy(frames).split(lengths.tolist())
+    return sum(kalman_log_prob(x, START, WALK, (C, OFFSET, SCALE)) for x in parts)
+
+
+def long_data() -> Sequences:
+    x = torch.randn(4, 60, 3, generator=torch.Generator().manual_seed(1), dtype=f64)
+    x[:, 20:24] = math.nan
+    return Sequences.from_any(x.numpy())
+
+
+def test_the_kalman_filter_is_the_dense_gaussian() -> None:
+    assert kalman(data()) == pytest.approx(
+        sum(log_prob("dmm", x) for x in data().x.split(LENGTHS)), rel=1e-10
+    )
+
+
+def test_smc_is_the_kalman_filters_likelihood_and_the_bounds_lie_below() -> None:
+    """Sixty steps: whole-path weights have degenerated, and resampling has not."""
+    model, sequences = linear_models()["dmm"], long_data()
+    truth = kalman(sequences)
+    bound, weighted, filtered = (
+        f(model, sequences, torch.Generator().manual_seed(0), S)
+        for f, S in ((elbo, 100), (iwae, 1000), (smc, 1000))
+    )
+    assert filtered.kind == "SMC bound, S = 1000"
+    assert abs(filtered.total - truth) < 3 * filtered.monte_carlo_error < 3.0
+    assert weighted.total < truth - 3 * weighted.monte_carlo_error
+    assert bound.total < weighted.total < filtered.total
+
+
+def test_a_poor_proposal_is_mended_by_particles_and_stays_a_bound() -> None:
+    torch.manual_seed(0)
+    model, sequences = linear_models()["dmm"], data()
+    model.recognition = STR(3, 2, 4).double()
+    with torch.no_grad():
+        model.recognition.head.bias[2:] = 1.5  # wide: weights of finite variance
+    truth = kalman(sequences)
+    totals = [smc(model, sequences, torch.Generator().manual_seed(0), S).total for S in (1, 30, 1000)]
+    assert totals[0] < totals[1] < totals[2] < truth + 1
+    assert totals[2] == pytest.approx(truth, abs=1)
+
+
+def test_systematic_resampling_keeps_every_particle_as_often_as_its_weight_says() -> None:
+    """Each count is the whole part of S w or one more, and S w on average."""
+    w = torch.rand(7, 5000, generator=torch.Generator().manual_seed(0), dtype=f64)
+    w = w[:, :1].expand(-1, 5000) / w[:, 0].sum()
+    ancestors = systematic(w, torch.Generator().manual_seed(1))
+    counts = torch.stack([(ancestors == i).sum(0) for i in range(7)])
+    assert ((counts - 7 * w).abs() < 1).all()
+    error = 4 * counts.double().std(1) / math.sqrt(5000) + 1e-12
+    assert ((counts.double().mean(1) - 7 * w[:, 0]).abs() <= error).all()
+
+
+def test_a_particle_filter_with_the_true_proposal_is_exact_beside_longer_sequences() -> None:
+    """The true proposal gives constant weights, so that neither noise nor the batch around a sequence has a say."""
+    model, batch = linear_models()["vae"], data().batch()
+    alone = [particle_filter(model, data().subset([b]).batch(), 1).item() for b in range(len(LENGTHS))]
+    assert particle_filter(model, batch, 1).tolist() == pytest.approx(alone, rel=1e-9)
+
+
+def test_a_score_tells_nats_a_sequence_too() -> None:
+    score = Score(torch.tensor([-3.0, -9.0, -6.0], dtype=f64), torch.tensor([2, 4, 9]), "exact")
+    assert score.mean == -6.0
+    assert score.standard_error_of_mean == pytest.approx(3 / math.sqrt(3))

@@ -6,7 +6,8 @@ import torch
 from scipy import special, stats
 
 from dbn_vae import likelihoods
-from dbn_vae.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+from dbn_vae.distributions import sample
+from dbn_vae.likelihoods import MADE, Bernoulli, Categorical, Gaussian, NegativeBinomial, Poisson, StudentT
 
 D = 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -24,6 +25,11 @@ def softplus(a: np.ndarray) -> np.ndarray:
 def symbols(a: np.ndarray, x: np.ndarray) -> np.ndarray:
     table = special.log_softmax(a.reshape(4, 5, D, 4), axis=-1)
     return np.take_along_axis(table, x[..., None].astype(int), -1)[..., 0]
+
+
+def negative_binomial(a: np.ndarray):
+    mean, size = softplus(a[..., :D]) + 1e-6, softplus(a[..., D:]) + 1e-3
+    return stats.nbinom(size, size / (size + mean))
 
 
 # family, values of x, scipy's log-density of x given the decoder's output, E x or the value to show
@@ -52,11 +58,24 @@ FAMILIES = {
         symbols,
         lambda a: a.reshape(4, 5, D, 4).argmax(-1),
     ),
+    "student-t": (
+        StudentT(min_scale=0.1, dof=2.0).double(),
+        torch.randn(4, 5, D, generator=GENERATOR, dtype=torch.float64),
+        lambda a, x: stats.t(2.0, a[..., :D], softplus(a[..., D:]) + 0.1).logpdf(x),
+        lambda a: a[..., :D],
+    ),
+    "negative-binomial": (
+        NegativeBinomial(),
+        torch.randint(9, (4, 5, D), generator=GENERATOR).double(),
+        lambda a, x: negative_binomial(a).logpmf(x),
+        lambda a: softplus(a[..., :D]) + 1e-6,
+    ),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 @every_family
+@torch.no_grad()
 def test_log_prob_and_mean_are_scipys(name):
     likelihood, x, log_prob, mean = FAMILIES[name]
     a = outputs(likelihood.n_parameters)
@@ -91,12 +110,13 @@ def test_categorical_features_are_one_hot():
     assert Categorical(3).features(x).tolist() == [[0, 0, 1, 1, 0, 0]]
 
 
-def test_poisson_features_are_logs_of_counts_and_one():
+@pytest.mark.parametrize("family", [Poisson, NegativeBinomial])
+def test_counts_features_are_logs_of_counts_and_one(family):
     x = torch.tensor([[0.0, 999.0]], dtype=torch.float64)
-    assert Poisson().features(x)[0].tolist() == pytest.approx([0, np.log(1000)], rel=1e-14)
+    assert family().features(x)[0].tolist() == pytest.approx([0, np.log(1000)], rel=1e-14)
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian", "student-t"])
 def test_real_and_binary_features_are_the_data(name):
     likelihood, x, _, _ = FAMILIES[name]
     assert torch.equal(likelihood.features(x), x)
@@ -110,6 +130,9 @@ REFUSED = [
     (Categorical(3), 3.0, "0 to 2"),
     (Categorical(3), -1.0, "0 to 2"),
     (Categorical(3), 1.5, "0 to 2"),
+    (MADE(2), 0.5, "binarise"),
+    (NegativeBinomial(), -2.0, "whole numbers"),
+    (NegativeBinomial(), 0.75, "whole numbers"),
     (Poisson(), -2.0, "whole numbers"),
     (Poisson(), 0.75, "whole numbers"),
 ]
@@ -146,10 +169,89 @@ def test_grey_levels_are_accepted_on_demand_and_called_no_density():
 
 @every_family
 def test_a_family_is_found_by_its_name(name):
-    options = {"n_symbols": 4} if name == "categorical" else {}
+    options = {"categorical": {"n_symbols": 4}}.get(name, {})
     assert type(likelihoods.named(name, **options)) is type(FAMILIES[name][0])
 
 
 def test_an_unknown_family_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"likelihood='gauss'.*bernoulli.*gaussian"):
         likelihoods.named("gauss")
+
+
+@torch.no_grad()
+def test_a_t_of_many_degrees_is_gaussian_and_of_one_is_refused():
+    a, x = outputs(2), FAMILIES["gaussian"][1]
+    wide, gaussian = StudentT(0.1, dof=1e7).double()(a), Gaussian(0.1)(a)
+    np.testing.assert_allclose(wide.log_prob(x), gaussian.log_prob(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="dof=1"):
+        StudentT(dof=1.0)
+
+
+# Entries that depend on each other
+
+EVERY = torch.tensor(list(np.ndindex(2, 2, 2, 2))).double()  # all frames of four bits
+
+
+def made() -> tuple[MADE, torch.Tensor]:
+    """A random one, and what a decoder might say of three frames."""
+    generator = torch.Generator().manual_seed(5)
+    family = MADE(4, 7).double()
+    with torch.no_grad():
+        for weight in family.parameters():
+            weight.copy_(1.5 * torch.randn(weight.shape, generator=generator))
+    return family, torch.randn(3, 1, family.n_outputs(4), generator=generator, dtype=torch.float64)
+
+
+def log_probs(observed=(1, 1, 1, 1)) -> torch.Tensor:
+    """Of every frame of four bits under each of three z: (3, 16)."""
+    family, a = made()
+    return family.log_prob(family(a), EVERY, torch.tensor(observed).bool()).detach()
+
+
+def test_made_sums_to_one_and_its_factors_to_its_log_probability():
+    family, a = made()
+    np.testing.assert_allclose(log_probs().exp().sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(family(a).log_prob(EVERY).sum(-1).detach(), log_probs(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("observed", [(0, 1, 1, 1), (1, 0, 0, 1), (1, 1, 1, 0), (0, 0, 0, 0)])
+def test_made_is_a_density_of_what_was_observed(observed):
+    """Whatever stands in the missing places; each observed frame then counts 2^missing times."""
+    probs = log_probs(observed).exp()
+    np.testing.assert_allclose(probs.sum(1), 2 ** (4 - sum(observed)), rtol=1e-12)
+    same = (EVERY[:, None] == EVERY)[..., torch.tensor(observed).bool()].all(-1)
+    assert ((probs[:, :, None] - probs[:, None]).abs() < 1e-14)[:, same].all()
+
+
+def test_made_looks_back_at_every_entry_and_never_ahead():
+    family, a = made()
+    signs = torch.full((4,), 0.3, dtype=torch.float64)
+    for conditional in torch.autograd.functional.jacobian(
+        lambda s: family(a).conditional_logits(s)[:, 0], signs
+    ):
+        reach = conditional != 0
+        assert torch.equal(reach, reach.tril(-1)), "an entry saw itself or one after it"
+    together = torch.autograd.functional.jacobian(
+        lambda s: family(a).conditional_logits(s).sum((0, 1)), signs
+    )
+    assert torch.equal(together != 0, torch.ones(4, 4).tril(-1).bool()), "an entry before was not seen"
+
+
+def test_made_entries_are_not_independent_given_z():
+    probs = log_probs().exp()
+    marginal = probs @ EVERY
+    product = (marginal[:, None] * EVERY + (1 - marginal[:, None]) * (1 - EVERY)).prod(-1)
+    assert ((probs - product).abs().amax(1) > 0.02).all()
+
+
+@torch.no_grad()
+def test_made_samples_and_means_are_those_of_its_probabilities():
+    family, a = made()
+    n, probs = 20_000, log_probs().exp()
+    draws = sample(family(a.expand(3, n, -1)), torch.Generator().manual_seed(0))
+    code = (draws @ torch.tensor([8.0, 4.0, 2.0, 1.0]).double()).long()
+    frequency = torch.stack([c.bincount(minlength=16) for c in code]) / n
+    assert ((frequency - probs).abs() < 4.5 * (probs * (1 - probs) / n).sqrt() + 1e-9).all()
+    mean = family.mean(family(a))[:, 0]
+    assert ((mean - probs @ EVERY).abs() < 4.5 * 0.5 / 16**0.5).all()  # a probability varies by 1/2 at most
+    assert torch.equal(mean[:, 0], torch.sigmoid(a[:, 0, 0])), "nothing is before the first entry"

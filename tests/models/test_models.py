@@ -26,10 +26,13 @@ from torch import Tensor
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Evidence, log_normal, posterior
+from dbn_vae.evaluation.likelihood import particle_filter
 from dbn_vae.inference import Chain
 from dbn_vae.models import (
     DMM,
     HMM,
+    STL,
+    STLR,
     STR,
     VAE,
     VAEHMM,
@@ -43,7 +46,8 @@ from dbn_vae.models import (
     StateModel,
     SwitchingDMM,
 )
-from dbn_vae.nn import BackwardGRU
+from dbn_vae.models.structured import Structured
+from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.transitions import Gated, Linear, Stationary
 
@@ -162,6 +166,11 @@ def log_p_walk(batch: Batch, model: DMM | SwitchingDMM) -> Tensor:
     for b, T in enumerate(batch.lengths.tolist()):
         scores = []
         for path in paths(T, len(moves)):
+            if (
+                batch.labels is not None
+                and not ((batch.labels[b, :T] == path) | (batch.labels[b, :T] < 0)).all()
+            ):
+                continue
             walk = walk_moments(
                 (first_mean[path[0]], first_variance[path[0]].diag()),
                 [moments_of(moves[k]) for k in path[1:]],
@@ -309,9 +318,11 @@ def recognition(name: str, Z: int) -> Recognition:
         "PerStep": PerStep,
         "Filtering": Filtering,
         "Product": lambda: Product(Z + 1, Z, 4),
+        "STL": lambda: STL(Z + 1, Z, 4),
         "STR": lambda: STR(Z + 1, Z, 4),
+        "STLR": lambda: STLR(Z + 1, Z, 4),
     }[name]().double()
-    if isinstance(made, STR):
+    if isinstance(made, Structured):
         with torch.no_grad():
             made.head.bias[Z:] = 0.8
     return made
@@ -340,7 +351,7 @@ for _kind in (VAEHMM, MeanFieldVAEHMM):
             return model, batch, log_p_frames(batch, 1, 3)
 
 
-for _name in ("PerStep", "Filtering", "Product", "STR"):
+for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
 
     @elsewhere(f"DMM-{_name}")
     def _(name=_name):
@@ -354,6 +365,14 @@ for _name in ("PerStep", "Filtering", "Product", "STR"):
         model = SwitchingDMM(linear_core(1, 0.6), chain_over(2), moves, recognition(name, 1))
         start_at(model, 2, differ=True)
         return model, batch, log_p_walk(batch, model)
+
+
+@elsewhere("SwitchingDMM-labelled")
+def _():
+    batch, moves = short_batch(2, [1, -1, 0, -1, -1, 1]), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+    model = SwitchingDMM(linear_core(1, 0.6), chain_over(2), moves, Filtering())
+    start_at(model, 2, differ=True)
+    return model, batch, log_p_walk(batch, model)
 
 
 @elsewhere("DMM-Filtering-Z2")
@@ -382,6 +401,20 @@ def test_importance_weights_average_to_p(name):
     model, batch, log_p = ELSEWHERE[name]()
     ratio = (model.log_weights(batch, many(model), seeded()) - log_p).exp()
     assert (ratio.std(0) > 0.01).any(), "at the truth this would show nothing"
+    assert within(ratio.mean(0) - 1, ratio).all(), ratio.mean(0)
+    assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
+
+
+@every_model_elsewhere
+@pytest.mark.parametrize("n_samples", [1, 4])
+@torch.no_grad()
+def test_a_particle_filter_averages_to_p(name, n_samples):
+    """Unbiased whatever S, with resampling (S = 4: when the effective number is under 2) and without."""
+    model, batch, log_p = ELSEWHERE[name]()
+    copies = batch._replace(
+        **{k: v.repeat(4000, *[1] * (v.dim() - 1)) for k, v in batch._asdict().items() if v is not None}
+    )
+    ratio = (particle_filter(model, copies, n_samples, seeded()).view(4000, -1) - log_p).exp()
     assert within(ratio.mean(0) - 1, ratio).all(), ratio.mean(0)
     assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
 
@@ -551,16 +584,20 @@ MODELS: dict[str, Callable[[], Model]] = {
     "DMM-Filtering": lambda: dmm(Filtering),
     "DMM-Linear": lambda: dmm(Filtering, lambda: Linear(2)),
     "DMM-Product": lambda: dmm(Product),
+    "DMM-STL": lambda: dmm(STL),
     "DMM-STR": lambda: dmm(STR),
+    "DMM-STLR": lambda: dmm(STLR),
     "SwitchingDMM-PerStep": lambda: switching(PerStep),
     "SwitchingDMM-Filtering": lambda: switching(Filtering),
     "SwitchingDMM-Product": lambda: switching(Product),
+    "SwitchingDMM-STL": lambda: switching(STL),
     "SwitchingDMM-STR": lambda: switching(STR),
+    "SwitchingDMM-STLR": lambda: switching(STLR),
     "SwitchingDMM-left-right": lambda: switching(Filtering, left_right()),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
-# STR looks at frames through a network of its own, and only so
-UNUSED = {"DMM-STR": "core.encoder", "SwitchingDMM-STR": "core.encoder"}
+# structured networks look at frames through networks of their own, and only so
+UNUSED = {name: "core.encoder" for name in MODELS if "-ST" in name}
 
 
 def holed_data(labels=None) -> Sequences:
@@ -683,10 +720,14 @@ def test_gradients_reach_every_parameter_and_are_finite(name, estimator):
             assert tensor.grad.abs().sum() > 0, f"{parameter} has gradient 0"
 
 
-@pytest.mark.parametrize("family", ["bernoulli", "poisson", "categorical"])
+@pytest.mark.parametrize(
+    "family", ["bernoulli", "poisson", "categorical", "student-t", "negative-binomial", "made"]
+)
 @pytest.mark.parametrize("kind", ["VAE", "VAEHMM", "DMM"])
 def test_gradients_are_finite_for_every_likelihood(kind, family):
-    likelihood = likelihoods.named(family, **({"n_symbols": 3} if family == "categorical" else {}))
+    likelihood = likelihoods.named(
+        family, **{"categorical": {"n_symbols": 3}, "made": {"n_observed": 2}}.get(family, {})
+    )
     core = deep_core(likelihood)
     model = {
         "VAE": lambda: VAE(core),
@@ -779,7 +820,7 @@ def test_a_silent_future_makes_the_product_form_filter(family):
         close(a, b, **EXACT)
 
 
-@pytest.mark.parametrize("kind", [PerStep, Filtering, Product, STR])
+@pytest.mark.parametrize("kind", [PerStep, Filtering, Product, STL, STR, STLR])
 @pytest.mark.parametrize("family", ["DMM", "SwitchingDMM"])
 @torch.no_grad()
 def test_only_those_that_say_so_look_ahead(family, kind):
@@ -788,7 +829,8 @@ def test_only_those_that_say_so_look_ahead(family, kind):
     changed.x[:, 3:] += changed.observed[:, 3:]
     noise = normals(2, 4, 6, 2, seed=13)
     before, after = (model.trajectory(b, noise)[0][:, :, :3] for b in (data, changed))
-    assert torch.equal(before, after) != kind.looks_ahead
+    assert torch.equal(before, after) != model.looks_ahead
+    assert model.looks_ahead == (kind in (Product, STR, STLR))
 
 
 @torch.no_grad()
@@ -827,9 +869,10 @@ def test_looking_ahead_sees_past_a_hole_and_tells_it_from_a_zero(kind):
     assert (after_hole[0] != after_zero[0]).all(), "a missing frame must not look like a frame of zeros"
 
 
+@pytest.mark.parametrize("cell", ["gru", "relu"])
 @torch.no_grad()
-def test_the_backward_gru_knows_the_future_and_nothing_else():
-    gru = BackwardGRU(2, 3).double()
+def test_a_backward_network_knows_the_future_and_nothing_else(cell):
+    gru = Recurrent(2, 3, backward=True, cell=cell).double()
     x, lengths = normals(3, 6, 2, seed=14), torch.tensor([6, 4, 1])
     inside = torch.arange(6) < lengths[:, None]
     output = gru(x, lengths)
@@ -842,8 +885,8 @@ def test_the_backward_gru_knows_the_future_and_nothing_else():
     for b, T in enumerate(lengths.tolist()):
         close(gru(x[b : b + 1, :T], lengths[b : b + 1])[0], output[b, :T], **EXACT)
         # and forwards in reversed time it is torch's own
-        plain, _ = gru.gru(x[b : b + 1, :T].flip(1))
-        close(output[b, :T], plain[0].flip(0), **EXACT)
+        plain, _ = gru.cell(x[b, :T].flip(0))
+        close(output[b, :T], plain.flip(0), **EXACT)
     future = x.clone()
     future[0, 5] += 1
     assert (gru(future, lengths)[0, 0] != output[0, 0]).any()
@@ -924,3 +967,42 @@ def test_samples_start_where_the_model_says():
     states = torch.tensor([int(model.sample(1, seeded(i))[1]) for i in range(n)])
     frequency = torch.bincount(states, minlength=3) / n
     assert ((frequency - STARTPROB).abs() < 4.5 * (STARTPROB * (1 - STARTPROB) / n).sqrt()).all()
+
+
+# The fused loops against the plain ones
+
+
+@pytest.mark.parametrize("kind", [STL, STR, STLR])
+def test_the_fused_walk_is_the_plain_one_in_values_and_gradients(kind):
+    model = MODELS[f"DMM-{kind.__name__}"]()
+    batch, noise = holed_data().batch(), normals(3, 4, 6, 2, seed=21)
+    q, inside = model.recognition, holed_data().batch().mask[..., None]
+    found = []
+    for walk in (q.trajectory, lambda *given: super(Structured, q).trajectory(*given)):
+        z, p = walk(lambda z: None, batch, q.context(model.core, batch), noise)
+        value = sum((v * inside).sin().mul(i + 1.0).sum() for i, v in enumerate((z, p.mean, p.scale)))
+        found.append(
+            ((z * inside, p.mean * inside, p.scale * inside), torch.autograd.grad(value, q.parameters()))
+        )
+    for a, b in zip(*found, strict=True):
+        for v, w in zip(a, b, strict=True):
+            close(v, w, **EXACT)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_fused_recurrence_is_torchs_in_values_and_gradients(backward):
+    network = Recurrent(2, 4, backward=backward, cell="relu").double()
+    x, lengths = normals(3, 6, 2, seed=22).requires_grad_(), torch.tensor([4, 6, 1])
+
+    def plain():
+        rows = []
+        for b, T in enumerate(lengths.tolist()):
+            h, _ = network.cell(x[b, :T].flip(0) if backward else x[b, :T])
+            rows.append(torch.cat([h.flip(0) if backward else h, h.new_zeros(6 - T, 4)]))
+        return torch.stack(rows)
+
+    outputs = [network(x, lengths), plain()]
+    close(*outputs, **EXACT)
+    gradients = [torch.autograd.grad(o.sin().sum(), [x, *network.parameters()]) for o in outputs]
+    for a, b in zip(*gradients, strict=True):
+        close(a, b, **EXACT)
