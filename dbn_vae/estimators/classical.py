@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from dbn_vae.emissions.base import Emission
 from dbn_vae.estimators.arguments import lengths_given
 from dbn_vae.estimators.base import require_at_least
+from dbn_vae.estimators.forecasting import PredictiveVerbs
 from dbn_vae.estimators.monitor import ConvergenceMonitor, fell, warn
 from dbn_vae.estimators.naming import NamedStates
 from dbn_vae.evaluation.likelihood import Score, exact
@@ -30,7 +31,7 @@ from dbn_vae.transitions.stationary import Stationary
 BUILT: WeakKeyDictionary["ClassicalHMM", tuple[Any, HMM]] = WeakKeyDictionary()
 
 
-class ClassicalHMM(NamedStates):
+class ClassicalHMM(NamedStates, PredictiveVerbs):
     """What the families share; a family says how its emission is built from its attributes and back."""
 
     letters: ClassVar[dict[str, str]]  # parameter letter to fitted attribute, s and t left out

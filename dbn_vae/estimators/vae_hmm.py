@@ -8,9 +8,12 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from dbn_vae.aevb import AEVB
+from dbn_vae.emissions.frame import FrameLogProb
+from dbn_vae.emissions.predictive import plain
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
-from dbn_vae.models.base import LatentModel
+from dbn_vae.estimators.posterior import PosteriorVerbs
+from dbn_vae.models.base import LatentModel, StateModel
 from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
@@ -19,7 +22,7 @@ from dbn_vae.transitions.sticky import sticky
 
 
 @dataclass(eq=False, repr=False)
-class VAEHMM(DeepStateEstimator):
+class VAEHMM(DeepStateEstimator, PosteriorVerbs):
     """An auto-encoder at every step whose prior over z_t is a hidden Markov model with learned A.
 
     Training starts from a classical HMM fitted to the latents of the pre-trained core.
@@ -69,3 +72,15 @@ class VAEHMM(DeepStateEstimator):
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
         adopt(model, hmm.build().to(data.x))
+
+    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
+        """log π, log A, the potential of a single frame, which depends on no other, and D."""
+        assert isinstance(model, Model)
+
+        def log_prob(x: np.ndarray) -> np.ndarray:
+            frame = self.prepared(self.sequences(x[None]))
+            with torch.no_grad():
+                return plain(model.state_potential(frame.only())[0, 0])
+
+        chain = model.transition
+        return plain(chain.log_initial()), plain(chain.log_transition()), log_prob, self.width
