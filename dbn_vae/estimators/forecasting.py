@@ -102,23 +102,21 @@ class PredictiveVerbs(PosteriorVerbs):
             for _ in range(horizon - 1):
                 ahead.append(ahead[-1] @ A)
             probs = torch.stack(ahead, 1)
-            exact = predictive(model.emission, probs, levels)
-            n_draws = max(n_samples, DRAWS) if any(v is None for v in exact) else n_samples
-            states = draw_states(ahead[0], A, n_draws, horizon, generator)
-            paths = plain(model.emission.sample(states, generator))
-        mean, variance, values = (
-            of_draws if found is None else found
-            for found, of_draws in zip(exact, empirical(paths, levels), strict=True)
-        )
+            mean, variance, values = predictive(model.emission, probs, levels)
+            known = mean is not None and values is not None
+            n_draws = n_samples if known else max(n_samples, DRAWS)
+            paths = None
+            if n_draws:
+                states = draw_states(ahead[0], A, n_draws, horizon, generator)
+                paths = plain(model.emission.sample(states, generator))
+        if paths is not None and (mean is None or variance is None):
+            mean, variance = paths.mean(0), paths.var(0, ddof=1)
+        if paths is not None and values is None:
+            values = np.moveaxis(np.quantile(paths, levels, axis=0), 0, 1)
+        assert mean is not None and variance is not None and values is not None
+        drawn = paths[:n_samples] if paths is not None and n_samples else None
         return Forecast(
-            mean,
-            variance,
-            levels,
-            values,
-            paths[:n_samples] if n_samples else None,
-            plain(probs),
-            tuple(names_of(X)),
-            sequence_keys(X),
+            mean, variance, levels, values, drawn, plain(probs), tuple(names_of(X)), sequence_keys(X)
         )
 
     def impute(self, X: Any, lengths: Any = None, *, how: str = "mean", random_state: Any = None) -> Any:
@@ -140,6 +138,8 @@ class PredictiveVerbs(PosteriorVerbs):
         rows = (~data.observed).any(1).nonzero().flatten()
         x, observed = data.x[rows], data.observed[rows]
         out, _ = data.stacked()
+        if len(rows) == 0:
+            return table(X, out)
         with torch.no_grad():
             if how == "mean":
                 gamma = torch.as_tensor(np.asarray(posterior.smoothed)[rows])
@@ -158,7 +158,7 @@ class PredictiveVerbs(PosteriorVerbs):
             raise ValueError(
                 f"how={how!r}: what is missing are symbols or angles, which have no mean; use 'sample' or 'viterbi'"
             )
-        return pd.DataFrame(out, X.index, X.columns) if isinstance(X, pd.DataFrame) else out
+        return table(X, out)
 
     def hmm(self, verb: str) -> HMM:
         """The fitted module, where a frame's distribution is known given its state alone."""
@@ -181,13 +181,6 @@ def predictive(
         B, H, D = mean.shape
         quantiles = np.full((B, len(levels), H, D), np.nan)
     return mean, variance, quantiles
-
-
-def empirical(paths: np.ndarray, levels: tuple[float, ...]) -> tuple[Any, Any, Any]:
-    """Mean, variance (B, H, D) and quantiles (B, Q, H, D) of paths (S, B, H, D)."""
-    if len(paths) == 0:
-        return None, None, None
-    return paths.mean(0), paths.var(0, ddof=1), np.moveaxis(np.quantile(paths, levels, axis=0), 0, 1)
 
 
 def mixture_quantiles(emission: Emission, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
@@ -218,13 +211,11 @@ def mixture_quantiles(emission: Emission, weights: np.ndarray, levels: tuple[flo
 
 
 def draw_states(first: Tensor, A: Tensor, n: int, horizon: int, generator: torch.Generator) -> Tensor:
-    """n paths of the chain from each of B distributions (B, K) of the first state: (n, B, H)."""
-    state = torch.multinomial(first, max(n, 1), replacement=True, generator=generator).T[:n]
+    """n ≥ 1 paths of the chain from each of B distributions (B, K) of the first state: (n, B, H)."""
+    state = torch.multinomial(first, n, replacement=True, generator=generator).T
     path = [state]
     for _ in range(horizon - 1):
-        rows = A[state.flatten()]
-        if len(rows):
-            state = torch.multinomial(rows, 1, generator=generator).view(state.shape)
+        state = torch.multinomial(A[state.flatten()], 1, generator=generator).view(state.shape)
         path.append(state)
     return torch.stack(path, -1)
 
@@ -236,6 +227,11 @@ def checked_levels(quantiles: Any) -> tuple[float, ...]:
             f"quantiles={quantiles!r}; they are levels between 0 and 1, such as (0.05, 0.5, 0.95)"
         )
     return tuple(levels.tolist())
+
+
+def table(X: Any, values: np.ndarray) -> Any:
+    """Frames (n, D) with the index and the columns of X where it is a DataFrame."""
+    return pd.DataFrame(values, X.index, X.columns) if isinstance(X, pd.DataFrame) else values
 
 
 def names_of(X: Any) -> list[str]:
