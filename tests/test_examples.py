@@ -20,6 +20,9 @@ PROMISED = {
     "04_digits_vae.py": r"VAE minus independent pixels: \+\d",
     "05_bouncing_ball.py": r"x_t − x_\{t-1\} alone +0\.9\d\d +0\.9\d\d",
     "06_deep_markov_model.py": r"DeepMarkovModel, 2 latents +-[01]\.\d+.+importance bound",
+    "07_forecasting.py": r"HMM, 3 states +-2\.\d+ +\+0\.[12]\d\d",
+    "08_streaming.py": r"the stream and filter\(\) differ by \d(\.\d)?e-1[3-6]",
+    "09_missing_sensors.py": r"HMM, K = 5 +0\.\d+ +0\.[56]\d+ ",
 }
 
 
