@@ -21,13 +21,30 @@ from dbn_vae.emissions.multinomial import Multinomial
 from dbn_vae.emissions.predictive import in_order, moments
 from dbn_vae.emissions.product import Product
 from dbn_vae.emissions.von_mises import VonMises
+from dbn_vae.emissions.zero_inflated import ZeroInflated
 
 Generator = torch.Generator | None
 
 
+def require_independent(emission: Emission) -> None:
+    """Raise NotImplementedError unless the entries of a frame are known to be independent given the state."""
+    if emission.n_features == 1 or isinstance(emission, ZeroInflated):
+        return
+    if emission.distribution().event_shape:
+        name = type(emission).__name__
+        raise NotImplementedError(
+            f"the entries of a frame of {name} may depend on each other: register {name} with `expected` and "
+            "`complete` of dbn_vae.emissions.conditional to fill in frames seen in part"
+        )
+
+
 @singledispatch
 def expected(emission: Emission, x: Tensor, observed: Tensor) -> Tensor:
-    """E[x_t | observed entries of x_t, s_t = k], observed entries as they are: (n, D) to (n, K, D)."""
+    """E[x_t | observed entries of x_t, s_t = k], observed entries as they are: (n, D) to (n, K, D).
+
+    Raises NotImplementedError for a family whose entries may depend on each other and that registers nothing.
+    """
+    require_independent(emission)
     mean, _ = moments(emission)
     return torch.where(observed[:, None], x[:, None], mean)
 
@@ -114,7 +131,11 @@ def _(emission: Product, x: Tensor, observed: Tensor) -> Tensor:
 def complete(
     emission: Emission, states: Tensor, x: Tensor, observed: Tensor, generator: Generator = None
 ) -> Tensor:
-    """Frames (n, D) in which what was not observed is drawn given what was, and the state: states (n,), x (n, D)."""
+    """Frames (n, D) in which what was not observed is drawn given what was, and the state: states (n,), x (n, D).
+
+    Raises NotImplementedError as expected does.
+    """
+    require_independent(emission)
     return torch.where(observed, x, emission.sample(states, generator).to(x))
 
 

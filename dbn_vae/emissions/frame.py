@@ -15,6 +15,7 @@ import torch
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.categorical import Categorical
 from dbn_vae.emissions.gaussian import DenseGaussian, DiagonalGaussian
+from dbn_vae.emissions.mixture import Mixture
 from dbn_vae.emissions.poisson import Poisson
 from dbn_vae.emissions.predictive import plain
 
@@ -61,6 +62,20 @@ def _(emission: DenseGaussian) -> FrameLogProb:
         whitened = (whiten @ (x - mean)[..., None])[..., 0]
         total = constant - 0.5 * (whitened * whitened).sum(1)
         return total if total[0] == total[0] else in_part(x)
+
+    return log_prob
+
+
+@frame_log_prob.register
+def _(emission: Mixture) -> FrameLogProb:
+    component = frame_log_prob(emission.component)
+    with np.errstate(divide="ignore"):
+        logs = np.log(plain(emission.weights()))
+
+    def log_prob(x: np.ndarray) -> np.ndarray:
+        if np.isnan(x).all():
+            return np.zeros(len(logs))
+        return np.logaddexp.reduce(component(x).reshape(logs.shape) + logs, 1)
 
     return log_prob
 

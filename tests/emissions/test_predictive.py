@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from dbn_vae import emissions as E
 from dbn_vae.emissions.base import Emission
@@ -169,6 +170,23 @@ def test_a_completed_full_gaussian_has_the_conditional_covariance_of_two_missing
         drawn = complete(emission, torch.zeros(n).long(), frame, seen, torch.Generator().manual_seed(0))
     S = Sigma[0][[0, 2]][:, [0, 2]] - Sigma[0][[0, 2], 1:2] @ Sigma[0][1:2, [0, 2]] / Sigma[0, 1, 1]
     assert_allclose(np.cov(drawn[:, [0, 2]].T), S, atol=0.05 * float(S.abs().max()))
+
+
+def test_a_family_whose_entries_may_depend_on_each_other_is_not_filled_in_as_if_they_did_not() -> None:
+    class Own(E.Emission):
+        n_components, n_features = 2, 2
+
+        def distribution(self) -> MultivariateNormal:
+            return MultivariateNormal(MEAN, FULL)
+
+        def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
+            raise AssertionError("not asked here")
+
+    x, seen = torch.zeros(1, 2).double(), torch.tensor([[True, False]])
+    assert_allclose(moments(Own())[1], FULL.diagonal(dim1=1, dim2=2))
+    for ask in (lambda: expected(Own(), x, seen), lambda: complete(Own(), torch.zeros(1).long(), x, seen)):
+        with pytest.raises(NotImplementedError, match="entries of a frame of Own may depend on each other"):
+            ask()
 
 
 def test_the_most_probable_value_stands_in_where_there_is_no_mean() -> None:
