@@ -19,6 +19,7 @@ from dbn_vae.emissions.conditional import complete, expected, likely
 from dbn_vae.emissions.predictive import blend, cdf, discrete, moments, plain, require_no_context
 from dbn_vae.estimators.arguments import column_names
 from dbn_vae.estimators.posterior import PosteriorVerbs
+from dbn_vae.estimators.streaming import require_whole
 from dbn_vae.models.hmm import HMM
 
 DRAWS = 1000  # behind quantiles of families without a distribution function, where no samples are asked for
@@ -87,10 +88,8 @@ class PredictiveVerbs(PosteriorVerbs):
             ValueError: naming the argument; also where a sequence is impossible.
             NotImplementedError: for families that condition on inputs or earlier frames.
         """
-        if horizon < 1 or n_samples < 0:
-            raise ValueError(
-                f"horizon={horizon}, n_samples={n_samples}; they must be at least 1 and at least 0"
-            )
+        require_whole(1, horizon=horizon)
+        require_whole(0, n_samples=n_samples)
         levels = checked_levels(quantiles)
         posterior = self.posterior(X, lengths)
         model = self.hmm("forecast")

@@ -20,7 +20,7 @@ from torch import Tensor
 from dbn_vae import inference
 from dbn_vae.emissions.frame import FrameLogProb, frame_log_prob
 from dbn_vae.emissions.predictive import plain, require_no_context
-from dbn_vae.estimators.streaming import StateFilter
+from dbn_vae.estimators.streaming import StateFilter, require_whole
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
 from dbn_vae.models.base import LatentModel, StateModel
 from dbn_vae.models.hmm import HMM
@@ -103,6 +103,7 @@ class StatePosterior:
 
     def fixed_lag(self, lag: int) -> Any:
         """p(s_t = k | x_{1:t+lag}), what is known `lag` frames later: (n, K)."""
+        require_whole(0, lag=lag)
         self._filters()
         return self._once(("lag", lag), lambda: self._per_frame(self._each(inference.fixed_lag, lag)))
 
@@ -154,12 +155,12 @@ class StatePosterior:
 
     def k_best(self, n: int) -> StatePaths:
         """The n most probable paths, best first: log_prob (n, B), states (n, frames); −∞, −1 where none is left."""
+        require_whole(1, n=n)
         return self._once(("best", n), lambda: self._paths(self._explained(self._each(inference.k_best, n))))
 
     def sample(self, n: int = 1, random_state: Any = None) -> np.ndarray:
         """n independent paths from p(s_{1:T} | x_{1:T}): (n, frames)."""
-        if n < 1:
-            raise ValueError(f"n={n}; ask for at least 1 path")
+        require_whole(1, n=n)
         self._smooth()
         generator = self._generator(random_state)
         drawn = self._each(inference.sample, n, generator)

@@ -15,6 +15,13 @@ import numpy as np
 from dbn_vae.emissions.frame import FrameLogProb
 
 
+def require_whole(minimum: int, **values: Any) -> None:
+    """Raise ValueError naming the first value that is no whole number from the minimum."""
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or value < minimum:
+            raise ValueError(f"{name}={value!r}; it must be a whole number from {minimum}")
+
+
 class StateFilter:
     """p(s_t | x_{1:t}) of the frames seen so far, which never looks ahead.
 
@@ -82,8 +89,7 @@ class StateFilter:
 
     def predict(self, h: int = 1) -> np.ndarray:
         """p(s_{t+h} | x_{1:t}), h ≥ 1 steps ahead: (K,)."""
-        if h < 1:
-            raise ValueError(f"h={h}; it is a number of steps ahead, from 1")
+        require_whole(1, h=h)
         later = h if self.n_frames else h - 1
         return self.probs @ np.linalg.matrix_power(np.exp(self._log_A), later)
 

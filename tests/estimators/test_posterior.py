@@ -186,7 +186,7 @@ def test_a_refused_frame_leaves_the_stream_as_it_was(fitted: Any) -> None:
     for wrong, message in (([0.0, 1.0], "shape"), ([7.0], "categorical"), ([np.inf], "categorical")):
         with pytest.raises(ValueError, match=message):
             state.update(wrong)
-    with pytest.raises(ValueError, match="h=0; it is a number of steps ahead"):
+    with pytest.raises(ValueError, match="h=0; it must be a whole number from 1"):
         state.predict(0)
     never = CategoricalHMM(1)
     never.startprob_, never.transmat_, never.emissionprob_ = (
@@ -356,6 +356,7 @@ def test_what_cannot_be_asked(fitted: Any) -> None:
     model, X = fitted["diag"]
     for wrong, message in (
         ({"horizon": 0}, "horizon=0"),
+        ({"horizon": 1.5}, "horizon=1.5; it must be a whole number from 1"),
         ({"n_samples": -1}, "n_samples=-1"),
         ({"quantiles": (0.5, 1.0)}, r"quantiles=\(0.5, 1.0\); they are levels between 0 and 1"),
     ):
@@ -363,7 +364,7 @@ def test_what_cannot_be_asked(fitted: Any) -> None:
             model.forecast(X, **wrong)
     with pytest.raises(ValueError, match="how='median'; it is 'mean', 'sample' or 'viterbi'"):
         model.impute(X, how="median")
-    with pytest.raises(ValueError, match="n=0; ask for at least 1 path"):
+    with pytest.raises(ValueError, match="n=0; it must be a whole number from 1"):
         model.posterior(X).sample(0)
     with pytest.raises(ValueError, match=r"alpha=2"):
         model.posterior(X).hybrid_risk(2)
