@@ -16,10 +16,11 @@ from torch import Tensor
 from dbn_vae.emissions.base import Emission
 from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.devices import place, where
+from dbn_vae.estimators.draws import posterior_draws
+from dbn_vae.estimators.forecasting import PredictiveVerbs
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.estimators.naming import NamedStates
-from dbn_vae.estimators.posterior import posterior_draws
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import arranged, in_turn
@@ -46,7 +47,7 @@ class Structure:
         return isinstance(self.topology, str) and self.topology == name
 
 
-class ClassicalHMM(Structure, HMMEstimator, NamedStates):
+class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
     """What the families share; a family says how its emission is built from its attributes and back."""
 
     letters: ClassVar[dict[str, str]]  # parameter letter to fitted attribute, s and t left out

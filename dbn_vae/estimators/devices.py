@@ -1,9 +1,12 @@
 """Where a model computes: one word of the user's, and everything a module holds brought there."""
 
-from typing import Any
+import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def where(device: str) -> torch.device:
@@ -27,6 +30,16 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         for name, value in vars(part).items():
             if not name.startswith("_"):
                 vars(part)[name] = placed(value, device, dtype)
+
+
+def on_host(module: M) -> M:
+    """The module where random numbers and NumPy are: itself, or a copy of one that is on a GPU."""
+    some = next(module.parameters(), None)
+    if some is None or some.device.type == "cpu":
+        return module
+    copied = copy.deepcopy(module)
+    place(copied, torch.device("cpu"), some.dtype)
+    return copied
 
 
 def placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -17,6 +17,7 @@ from dbn_vae.emissions.base import Emission
 from dbn_vae.estimators.arguments import require_width
 from dbn_vae.estimators.classical import prior
 from dbn_vae.estimators.devices import place
+from dbn_vae.estimators.forecasting import PredictiveVerbs
 from dbn_vae.estimators.modules import ModuleHMM
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
@@ -26,7 +27,7 @@ from dbn_vae.transitions.stationary import Stationary
 
 
 @dataclass(eq=False, repr=False)
-class EmissionHMM(ModuleHMM):
+class EmissionHMM(ModuleHMM, PredictiveVerbs):
     """An HMM over any emission family; the modules given are templates, which are copied and never changed.
 
     Args:

@@ -5,7 +5,6 @@
 How a start is made, and how the fitted model is kept (as arrays, or as a module), is left to those above.
 """
 
-import copy
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 
 from dbn_vae.estimators.arguments import lengths_given, require_sample_inputs
 from dbn_vae.estimators.base import StateEstimator, require_at_least
-from dbn_vae.estimators.devices import place, where
+from dbn_vae.estimators.devices import on_host, place, where
 from dbn_vae.estimators.monitor import ConvergenceMonitor, fell, warn
 from dbn_vae.evaluation.likelihood import Score, exact
 from dbn_vae.models.hmm import HMM, require_labels
@@ -281,10 +280,7 @@ class HMMEstimator(StateEstimator):
             )
         u = require_sample_inputs(inputs, n_samples, self.n_inputs, type(self).__name__)
         generator = self.generator(random_state)
-        model = self.state_model()
-        if self.device != "cpu":  # random numbers come from the host
-            model = copy.deepcopy(model)
-            place(model, torch.device("cpu"), self.dtype)
+        model = on_host(self.state_model())
         x, states = model.sample(n_samples, generator, None if u is None else u.to(self.dtype), currstate)
         return x.numpy(), states.numpy()
 

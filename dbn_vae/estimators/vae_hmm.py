@@ -8,9 +8,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from dbn_vae.aevb import AEVB
+from dbn_vae.emissions.frame import FrameLogProb
+from dbn_vae.emissions.predictive import plain
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
-from dbn_vae.models.base import LatentModel
+from dbn_vae.models.base import LatentModel, StateModel
 from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
@@ -71,3 +73,15 @@ class VAEHMM(DeepStateEstimator):
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
         adopt(model, hmm.build().to(data.x))
+
+    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
+        """log π, log A, the potential of a single frame, which depends on no other, and D."""
+        assert isinstance(model, Model)
+
+        def log_prob(x: np.ndarray) -> np.ndarray:
+            frame = self.prepared(self.sequences(x[None]))
+            with torch.no_grad():
+                return plain(model.state_potential(frame.only())[0, 0])
+
+        chain = model.transition
+        return plain(chain.log_initial()), plain(chain.log_transition()), log_prob, self.width

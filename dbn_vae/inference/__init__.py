@@ -2,6 +2,7 @@
 
 from dbn_vae.inference.backends import using
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
+from dbn_vae.inference.decoding import fixed_lag, hybrid, leave_one_out, predicted, two_slice
 from dbn_vae.inference.exact import (
     entropy,
     expect,
@@ -30,13 +31,18 @@ __all__ = [
     "entropy",
     "expect",
     "filter",
+    "fixed_lag",
+    "hybrid",
     "k_best",
+    "leave_one_out",
     "log_partition",
     "logsumexp",
     "path_score",
+    "predicted",
     "sample",
     "smooth",
     "step",
+    "two_slice",
     "using",
     "viterbi",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from dbn_vae import inference
 from dbn_vae.distributions import at
 from dbn_vae.emissions.base import Emission
+from dbn_vae.emissions.predictive import require_no_context
 from dbn_vae.inference import Chain, Potential
 from dbn_vae.models.base import Generator, StateModel
 from dbn_vae.sequences import Batch
@@ -64,6 +65,16 @@ class HMM(StateModel):
         """
         states = sample_states(self.transition, n_steps, generator, first, inputs)
         return self.emission.sample(states, generator, inputs), states
+
+
+def require_no_inputs(model: HMM, verb: str) -> None:
+    """Raise NotImplementedError for a model that conditions on inputs or on earlier frames."""
+    require_no_context(model.emission, verb)
+    if model.transition.n_inputs:
+        raise NotImplementedError(
+            f"{verb} is not offered for {type(model.transition).__name__}, which inputs drive: those of steps that "
+            "nobody saw are not known"
+        )
 
 
 def state_chain(transition: Transition, potential: Potential, batch: Batch) -> Chain:

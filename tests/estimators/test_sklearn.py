@@ -74,9 +74,9 @@ class Symbols(CategoricalHMM):
     """One symbol a row, whatever its width: how many of its numbers are above 1, of at most two."""
 
     def fit(
-        self, X: Any, y: Any = None, *, lengths: Any = None, labels: Any = None, sample_weight: Any = None
+        self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None, **more: Any
     ) -> Any:
-        super().fit(X, y, lengths=lengths, labels=labels, sample_weight=sample_weight)
+        super().fit(X, y, lengths=lengths, sample_weight=sample_weight, **more)
         self.columns_ = as_numpy(X).shape[1]
         return self
 

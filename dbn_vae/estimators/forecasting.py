@@ -1,0 +1,246 @@
+"""What comes next, and what is missing: the predictive distributions of a classical HMM.
+
+    p(s_{T+h} | x_{1:T}) = p(s_T | x_{1:T}) A^h,    p(x_{T+h} | x_{1:T}) = Σ_k p(s_{T+h} = k | x_{1:T}) p_k(x)
+
+Source: Zucchini, MacDonald and Langrock (2016), Hidden Markov models for time series, ch. 5.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dbn_vae.emissions.base import Emission
+from dbn_vae.emissions.conditional import complete, expected, likely
+from dbn_vae.emissions.predictive import blend, cdf, discrete, moments, plain
+from dbn_vae.estimators.arguments import column_names
+from dbn_vae.estimators.devices import on_host
+from dbn_vae.estimators.posterior import PosteriorVerbs
+from dbn_vae.estimators.streaming import require_whole
+from dbn_vae.models.hmm import HMM, require_no_inputs
+
+DRAWS = 1000  # behind quantiles of families without a distribution function, where no samples are asked for
+LEVELS = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Forecast:
+    """What is predicted for the H frames after each of B sequences.
+
+    A model without states leaves state_probs out; one without closed forms has everything else from samples.
+    """
+
+    mean: np.ndarray  # (B, H, D); NaN for symbols and angles, which have none
+    variance: np.ndarray  # (B, H, D)
+    levels: tuple[float, ...]  # Q of them
+    quantiles: np.ndarray  # (B, Q, H, D), entry by entry; NaN for symbols
+    samples: np.ndarray | None = None  # (S, B, H, D) paths drawn jointly through time
+    state_probs: np.ndarray | None = None  # (B, H, K) p(s_{T+h} = k | x_{1:T})
+    names: tuple[str, ...] = ()  # of the D columns
+    keys: tuple[Any, ...] = ()  # of the B sequences
+
+    def __repr__(self) -> str:
+        B, H, D = self.mean.shape
+        return f"Forecast(sequences={B}, horizon={H}, features={D}, levels={self.levels})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for every sequence and step: mean, standard deviation and quantiles of every column."""
+        B, H, D = self.mean.shape
+        index = pd.MultiIndex.from_product(
+            [self.keys or range(B), range(1, H + 1)], names=["sequence", "step"]
+        )
+        columns = {}
+        for d, name in enumerate(self.names or map(str, range(D))):
+            columns[name, "mean"] = self.mean[:, :, d].ravel()
+            columns[name, "std"] = np.sqrt(self.variance[:, :, d]).ravel()
+            for q, level in enumerate(self.levels):
+                columns[name, f"{100 * level:g} %"] = self.quantiles[:, q, :, d].ravel()
+        return pd.DataFrame(columns, index)
+
+
+class PredictiveVerbs(PosteriorVerbs):
+    """What follows from a posterior of the states and an emission: forecast and impute."""
+
+    def forecast(
+        self,
+        X: Any,
+        lengths: Any = None,
+        *,
+        horizon: int = 1,
+        n_samples: int = 0,
+        quantiles: Any = LEVELS,
+        random_state: Any = None,
+    ) -> Forecast:
+        """The `horizon` frames after the end of every sequence, given all of it.
+
+        States, means and variances are exact, and so are quantiles, by inverting the distribution function of the
+        mixture; where a family has none, they are those of n_samples paths (1,000 unless more are asked for).
+
+        Args:
+            horizon: H ≥ 1.
+            n_samples: paths x_{T+1:T+H} to draw.
+            quantiles: levels between 0 and 1.
+
+        Raises:
+            ValueError: naming the argument; also where a sequence is impossible.
+            NotImplementedError: for families that condition on inputs or earlier frames.
+        """
+        require_whole(1, horizon=horizon)
+        require_whole(0, n_samples=n_samples)
+        levels = checked_levels(quantiles)
+        posterior = self.posterior(X, lengths)
+        model = self.hmm("forecast")
+        last = posterior.data.lengths.numpy().cumsum() - 1
+        generator = self.generator(random_state)
+        with torch.no_grad():
+            A = model.transition.log_transition().exp()
+            ahead = [torch.as_tensor(np.asarray(posterior.filtered)[last]) @ A]
+            for _ in range(horizon - 1):
+                ahead.append(ahead[-1] @ A)
+            probs = torch.stack(ahead, 1)
+            mean, variance, values = predictive(model.emission, probs, levels)
+            known = mean is not None and values is not None
+            n_draws = n_samples if known else max(n_samples, DRAWS)
+            paths = None
+            if n_draws:
+                states = draw_states(ahead[0], A, n_draws, horizon, generator)
+                paths = plain(model.emission.sample(states, generator))
+        if paths is not None and (mean is None or variance is None):
+            mean, variance = paths.mean(0), paths.var(0, ddof=1)
+        if paths is not None and values is None:
+            values = np.moveaxis(np.quantile(paths, levels, axis=0), 0, 1)
+        assert mean is not None and variance is not None and values is not None
+        drawn = paths[:n_samples] if paths is not None and n_samples else None
+        return Forecast(
+            mean, variance, levels, values, drawn, plain(probs), tuple(names_of(X)), sequence_keys(X)
+        )
+
+    def impute(self, X: Any, lengths: Any = None, *, how: str = "mean", random_state: Any = None) -> Any:
+        """X with missing entries filled in given everything observed, the observed ones as they are: (n, D).
+
+        Rows stand as those of predict_proba; a DataFrame gives a DataFrame with its index and columns.
+
+        Args:
+            how: "mean", the conditional expectation, of least squared error; "sample", one draw of states and then of
+                frames from their joint posterior, with the spread that means lack; "viterbi", the expectation (of
+                symbols and angles the most probable value) in the states of the most probable path.
+
+        Raises ValueError for another `how`, and for the mean of symbols or angles, which have none.
+        """
+        if how not in ("mean", "sample", "viterbi"):
+            raise ValueError(f"how={how!r}; it is 'mean', 'sample' or 'viterbi'")
+        posterior = self.posterior(X, lengths)
+        emission, data = self.hmm("impute").emission, posterior.data
+        rows = (~data.observed).any(1).nonzero().flatten()
+        x, observed = data.x[rows], data.observed[rows]
+        out, _ = data.stacked()
+        if len(rows) == 0:
+            return table(X, out)
+        with torch.no_grad():
+            if how == "mean":
+                gamma = torch.as_tensor(np.asarray(posterior.smoothed)[rows])
+                # a state that cannot have given the frame has no say, whatever it expects
+                each = expected(emission, x, observed)
+                weighted = torch.where(gamma[..., None] > 0, gamma[..., None] * each, 0.0)
+                filled = torch.where(observed, x, weighted.sum(1))
+            elif how == "viterbi":
+                path = torch.as_tensor(np.asarray(posterior.viterbi().states)[rows])
+                filled = likely(emission, x, observed)[torch.arange(len(rows)), path]
+            else:
+                path = torch.as_tensor(posterior.sample(1, random_state)[0][rows])
+                filled = complete(emission, path, x, observed, self.generator(random_state))
+        out[rows] = plain(filled)
+        if np.isnan(out).any():
+            raise ValueError(
+                f"how={how!r}: what is missing are symbols or angles, which have no mean; use 'sample' or 'viterbi'"
+            )
+        return table(X, out)
+
+    def hmm(self, verb: str) -> HMM:
+        """The fitted module, where a frame's distribution is known given its state alone."""
+        model = self.state_model()
+        assert isinstance(model, HMM)
+        require_no_inputs(model, verb)
+        return on_host(model)
+
+
+def predictive(
+    emission: Emission, weights: Tensor, levels: tuple[float, ...]
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Mean, variance (B, H, D) and quantiles (B, Q, H, D) of Σ_k w_k p_k, w (B, H, K); None where not known exactly."""
+    mean = variance = quantiles = None
+    with suppress(NotImplementedError):
+        mean, variance = (plain(value) for value in blend(weights, *moments(emission)))
+    with suppress(NotImplementedError):
+        quantiles = np.moveaxis(mixture_quantiles(emission, plain(weights), levels), -2, 1)
+    if quantiles is None and mean is not None and np.isnan(mean).all():
+        B, H, D = mean.shape
+        quantiles = np.full((B, len(levels), H, D), np.nan)
+    return mean, variance, quantiles
+
+
+def mixture_quantiles(emission: Emission, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """The smallest x with Σ_k w_k F_k(x) ≥ level, by bisection: weights (..., K) to (..., Q, D).
+
+    Raises NotImplementedError where the family has no distribution function.
+    """
+    level, whole = np.array(levels)[:, None], discrete(emission)
+    shape = (*weights.shape[:-1], len(levels), emission.n_features)
+    w = weights[..., None, :, None]
+
+    def reached(x: np.ndarray) -> np.ndarray:
+        return (w * cdf(emission, x)).sum(-2) >= level
+
+    low, high = np.full(shape, -1.0), np.full(shape, 1.0)
+    while (beyond := reached(low)).any():
+        low[beyond] *= 2
+    while (short := ~reached(high)).any():
+        high[short] *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        middle = np.where(whole, np.floor(middle), middle)
+        up = reached(middle)
+        low, high = np.where(up, low, middle), np.where(up, middle, high)
+        if (high - low <= np.where(whole, 1, 1e-14 * np.maximum(abs(low), abs(high)))).all():
+            break
+    return high
+
+
+def draw_states(first: Tensor, A: Tensor, n: int, horizon: int, generator: torch.Generator) -> Tensor:
+    """n ≥ 1 paths of the chain from each of B distributions (B, K) of the first state: (n, B, H)."""
+    state = torch.multinomial(first, n, replacement=True, generator=generator).T
+    path = [state]
+    for _ in range(horizon - 1):
+        state = torch.multinomial(A[state.flatten()], 1, generator=generator).view(state.shape)
+        path.append(state)
+    return torch.stack(path, -1)
+
+
+def checked_levels(quantiles: Any) -> tuple[float, ...]:
+    levels = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+    if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(
+            f"quantiles={quantiles!r}; they are levels between 0 and 1, such as (0.05, 0.5, 0.95)"
+        )
+    return tuple(levels.tolist())
+
+
+def table(X: Any, values: np.ndarray) -> Any:
+    """Frames (n, D) with the index and the columns of X where it is a DataFrame."""
+    return pd.DataFrame(values, X.index, X.columns) if isinstance(X, pd.DataFrame) else values
+
+
+def names_of(X: Any) -> list[str]:
+    names = column_names(X)
+    return [] if names is None else names.tolist()
+
+
+def sequence_keys(X: Any) -> tuple[Any, ...]:
+    """What a DataFrame calls its sequences; nothing where they have no names."""
+    if isinstance(X, pd.DataFrame) and X.index.nlevels > 1:
+        return tuple(X.index.get_level_values(0).unique())
+    return ()
