@@ -11,6 +11,7 @@ from dbn_vae.estimators.devices import place, where
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.models.hmm import HMM
+from dbn_vae.training.em import EMStep
 
 
 class ModuleHMM(HMMEstimator):
@@ -40,6 +41,15 @@ class ModuleHMM(HMMEstimator):
     def clustered(self) -> bool:  # type: ignore[override]
         """Symbols have no distances that k-means could go by."""
         return not any(isinstance(part, Categorical) for part in self.emission.modules())
+
+    def troubles(self, model: HMM, last: EMStep) -> list[str]:
+        found = super().troubles(model, last)
+        if model.emission.floored:
+            found.append(
+                f"a spread of states {model.emission.floored} would collapse and is held at the floor of the emission; "
+                "use fewer states, a prior or a higher floor, or leave out columns that are constant"
+            )
+        return found
 
     def keep(self, model: HMM) -> None:
         self.model_ = model

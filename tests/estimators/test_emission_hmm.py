@@ -272,6 +272,18 @@ def test_what_a_template_forbids_and_freezes_is_kept() -> None:
     assert_allclose(fixed.model_.transition.log_transition().exp().detach(), left_to_right, atol=1e-15)
 
 
+def test_spreads_held_at_the_floor_are_told() -> None:
+    """Half of the frames are one and the same number, on which a state would collapse."""
+    X = np.where(STATE[:, None] == 0, 1.0, REAL[:, :1] + 5)
+    template = emissions.StudentT(zeros(2, 1), 1 + zeros(2, 1), 5.0, floor=torch.full((1,), 1e-4).double())
+    with pytest.warns(
+        UserWarning, match="EmissionHMM.* spread of states .* held at the floor of the emission"
+    ):
+        model = EmissionHMM(template, random_state=0).fit(X)
+    (held,) = model.model_.emission.floored
+    assert model.model_.emission.scale()[held].item() == pytest.approx(1e-2)
+
+
 def test_scikit_learn_sees_hyper_parameters() -> None:
     model = fitted("student-t")[0]
     twin = clone(model)
