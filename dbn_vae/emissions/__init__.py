@@ -4,15 +4,10 @@ from dbn_vae.emissions.autoregressive import Autoregressive
 from dbn_vae.emissions.base import ClosedForm, Emission, closed_form
 from dbn_vae.emissions.bernoulli import Bernoulli
 from dbn_vae.emissions.categorical import Categorical
+from dbn_vae.emissions.dense_gaussian import FullGaussian, TiedGaussian
 from dbn_vae.emissions.exponential import Exponential
 from dbn_vae.emissions.gamma import Gamma
-from dbn_vae.emissions.gaussian import (
-    DiagonalGaussian,
-    FullGaussian,
-    GaussianPrior,
-    SphericalGaussian,
-    TiedGaussian,
-)
+from dbn_vae.emissions.gaussian import DiagonalGaussian, GaussianPrior, SphericalGaussian
 from dbn_vae.emissions.linear_regression import LinearRegression
 from dbn_vae.emissions.log_normal import LogNormal
 from dbn_vae.emissions.logistic_regression import LogisticRegression

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.categorical import Categorical
-from dbn_vae.emissions.gaussian import DenseGaussian, patterns
+from dbn_vae.emissions.dense_gaussian import DenseGaussian, patterns
 from dbn_vae.emissions.log_normal import LogNormal
 from dbn_vae.emissions.mixture import Mixture
 from dbn_vae.emissions.multinomial import Multinomial

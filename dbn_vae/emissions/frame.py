@@ -14,7 +14,8 @@ import torch
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.categorical import Categorical
-from dbn_vae.emissions.gaussian import DenseGaussian, DiagonalGaussian
+from dbn_vae.emissions.dense_gaussian import DenseGaussian
+from dbn_vae.emissions.gaussian import DiagonalGaussian
 from dbn_vae.emissions.mixture import Mixture
 from dbn_vae.emissions.poisson import Poisson
 from dbn_vae.emissions.predictive import plain

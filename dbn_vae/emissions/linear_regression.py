@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dbn_vae.distributions import noise
-from dbn_vae.emissions.gaussian import FullGaussian, GaussianPrior, patterns
+from dbn_vae.emissions.dense_gaussian import FullGaussian, patterns
+from dbn_vae.emissions.gaussian import GaussianPrior
 from dbn_vae.inference.potentials import Potential
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dbn_vae.distributions import log
-from dbn_vae.emissions.gaussian import DenseGaussian, GaussianPrior
+from dbn_vae.emissions.dense_gaussian import DenseGaussian
+from dbn_vae.emissions.gaussian import GaussianPrior
 
 
 class LowRankGaussian(DenseGaussian):

@@ -7,14 +7,8 @@ import numpy as np
 import torch
 
 from dbn_vae.emissions.base import Emission
-from dbn_vae.emissions.gaussian import (
-    DiagonalGaussian,
-    FullGaussian,
-    Gaussian,
-    GaussianPrior,
-    SphericalGaussian,
-    TiedGaussian,
-)
+from dbn_vae.emissions.dense_gaussian import FullGaussian, TiedGaussian
+from dbn_vae.emissions.gaussian import DiagonalGaussian, Gaussian, GaussianPrior, SphericalGaussian
 from dbn_vae.estimators.classical import ClassicalHMM, as_array, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences

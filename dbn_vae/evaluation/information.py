@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.bernoulli import Bernoulli
 from dbn_vae.emissions.categorical import Categorical
-from dbn_vae.emissions.gaussian import DiagonalGaussian, FullGaussian
+from dbn_vae.emissions.dense_gaussian import FullGaussian
+from dbn_vae.emissions.gaussian import DiagonalGaussian
 from dbn_vae.emissions.mixture import Mixture
 from dbn_vae.emissions.multinomial import Multinomial
 from dbn_vae.emissions.poisson import Poisson

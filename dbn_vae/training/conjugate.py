@@ -17,14 +17,8 @@ from torch import Tensor, nn
 
 from dbn_vae.distributions import log_normalized, noise
 from dbn_vae.emissions.base import ClosedForm, Emission
-from dbn_vae.emissions.gaussian import (
-    DiagonalGaussian,
-    FullGaussian,
-    Gaussian,
-    SphericalGaussian,
-    TiedGaussian,
-    patterns,
-)
+from dbn_vae.emissions.dense_gaussian import FullGaussian, TiedGaussian, patterns
+from dbn_vae.emissions.gaussian import DiagonalGaussian, Gaussian, SphericalGaussian
 
 
 def require_proper(name: str, value: Tensor | float) -> None:

@@ -22,13 +22,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from dbn_vae.emissions.base import ClosedForm, Emission
-from dbn_vae.emissions.gaussian import (
-    DiagonalGaussian,
-    FullGaussian,
-    Gaussian,
-    SphericalGaussian,
-    TiedGaussian,
-)
+from dbn_vae.emissions.dense_gaussian import FullGaussian, TiedGaussian
+from dbn_vae.emissions.gaussian import DiagonalGaussian, Gaussian, SphericalGaussian
 
 
 class NormalWishart(NamedTuple):

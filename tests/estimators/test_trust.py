@@ -177,7 +177,7 @@ def test_a_likelihood_that_falls_is_said(loss: float, warned: bool, monkeypatch:
 
     def losing(*arguments: Any) -> Iterator[EMStep]:
         for i, step in enumerate(em(*arguments)):
-            yield EMStep(-10.0 - loss * i, -10.0 - loss * i, step.visits)
+            yield EMStep(-10.0 - loss * i, -10.0 - loss * i, step.visits, step.sums)
 
     monkeypatch.setattr(hmm, "em", losing)
     messages = said(GaussianHMM(2, n_init=1, n_iter=3, tol=-np.inf, random_state=0), REAL)
@@ -191,4 +191,4 @@ def test_visits_are_expected_steps() -> None:
     step = next(iter(em(model.state_model(), data)))
     gamma = model.predict_proba(REAL, [100, 80])
     assert_allclose(step.visits, 2 * gamma[:100].sum(0) + gamma[100:].sum(0), rtol=1e-10)
-    assert torch.is_tensor(step.visits)
+    assert torch.is_tensor(step.visits, step.sums)

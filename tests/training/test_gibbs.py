@@ -39,8 +39,8 @@ def prior(kind: str, K: int) -> gaussian.GaussianPrior:
 def gaussians(kind: str, K: int) -> gaussian.Gaussian:
     mean, eye = torch.zeros(K, D, dtype=f64), torch.eye(D, dtype=f64)
     return {
-        "full": lambda: gaussian.FullGaussian(mean, eye.expand(K, D, D), prior(kind, K)),
-        "tied": lambda: gaussian.TiedGaussian(mean, eye, prior(kind, K)),
+        "full": lambda: emissions.FullGaussian(mean, eye.expand(K, D, D), prior(kind, K)),
+        "tied": lambda: emissions.TiedGaussian(mean, eye, prior(kind, K)),
         "diag": lambda: gaussian.DiagonalGaussian(mean, torch.ones(K, D, dtype=f64), prior(kind, K)),
         "spherical": lambda: gaussian.SphericalGaussian(mean, torch.ones(K, dtype=f64), prior(kind, K)),
     }[kind]()
@@ -117,7 +117,7 @@ def from_prior(model: HMM, rng: np.random.Generator) -> None:
             e = e.component
         if isinstance(e, gaussian.Gaussian):
             kind = {
-                gaussian.FullGaussian: "full", gaussian.TiedGaussian: "tied",
+                emissions.FullGaussian: "full", emissions.TiedGaussian: "tied",
                 gaussian.DiagonalGaussian: "diag", gaussian.SphericalGaussian: "spherical",
             }[type(e)]  # fmt: skip
             n = e.n_components
@@ -131,7 +131,7 @@ def from_prior(model: HMM, rng: np.random.Generator) -> None:
                 for S in Sigma
             ]
             e.mean.copy_(torch.as_tensor(np.stack(drawn)))
-            if isinstance(e, gaussian.FullGaussian):
+            if isinstance(e, emissions.FullGaussian):
                 e.factor.copy_(torch.linalg.cholesky(Sigma[0] if kind == "tied" else Sigma))
             else:
                 half_log = 0.5 * Sigma.diagonal(dim1=-2, dim2=-1).log()
@@ -349,7 +349,7 @@ def test_frozen_means_leave_the_covariance_its_own_posterior() -> None:
     ("emission", "message"),
     [
         (gaussian.DiagonalGaussian(torch.zeros(2, D), torch.ones(2, D)), "means_weight"),
-        (gaussian.FullGaussian(torch.zeros(2, D), torch.eye(D).expand(2, D, D),
+        (emissions.FullGaussian(torch.zeros(2, D), torch.eye(D).expand(2, D, D),
                                gaussian.GaussianPrior(0.0, 1.0, 1.0, 4.0)), "degrees of freedom"),
         (emissions.Poisson(torch.ones(2, D)), "rate"),
     ],

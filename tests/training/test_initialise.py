@@ -141,8 +141,8 @@ def test_adopt_copies_the_hmm(covariance: str) -> None:
     )
     emission = {
         "diag": lambda: gaussian.DiagonalGaussian(mean, full.diagonal(dim1=1, dim2=2)),
-        "full": lambda: gaussian.FullGaussian(mean, full),
-        "tied": lambda: gaussian.TiedGaussian(mean, full[1]),
+        "full": lambda: emissions.FullGaussian(mean, full),
+        "tied": lambda: emissions.TiedGaussian(mean, full[1]),
         "spherical": lambda: gaussian.SphericalGaussian(mean, full[:, 0, 0]),
     }[covariance]()
     hmm = HMM(Stationary(STARTPROB, TRANSMAT), emission)
