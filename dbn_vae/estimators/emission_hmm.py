@@ -84,9 +84,7 @@ class EmissionHMM(ModuleHMM, PredictiveVerbs):
                     f"{name}={value!r}; it must be a module of dbn_vae.{name}s, or of a subclass of {kind.__name__}"
                 )
         if isinstance(self.transition, SemiMarkov):
-            raise TypeError(
-                f"transition={self.transition!r}; for states that last as they like there is dbn_vae.HSMM"
-            )
+            raise TypeError("transition is a SemiMarkov; for durations of stays there is dbn_vae.HSMM")
         widths = {m.n_inputs for m in (self.emission, self.transition) if m is not None and m.n_inputs}
         if len(widths) > 1:
             raise ValueError(

@@ -104,6 +104,7 @@ class HSMM(ModuleHMM):
         place(emission, torch.device("cpu"), self.dtype)
         require_width(data, emission.n_features, type(self).__name__)
         emission.check(data.x, data.observed)
+        self.require_short_stays(data)
         uniform = torch.full((K,), 1 / K, dtype=self.dtype)
         hmm = HMM(Stationary(uniform, uniform.expand(K, K).clone()), emission)
         responsibilities = (cluster if self.clustered and restart % 2 == 0 else randomly)(data, K, generator)
@@ -116,6 +117,17 @@ class HSMM(ModuleHMM):
         model.transition.maximize(first + 1 / K, moves + 1 / K, ended + 1 / self.max_duration, censored)
         self.n_free_ = model.transition.n_free() + emission.n_free()  # zeros that EM arrives at are estimates
         return model
+
+    def require_short_stays(self, data: Sequences) -> None:
+        """Raise ValueError where a state is known to last longer than any stay can."""
+        if data.labels is None or data.labels.is_floating_point():
+            return
+        for sequence in data.labels.split(data.lengths.tolist()):
+            longest = max((len(list(run)) for k, run in groupby(sequence.tolist()) if k >= 0), default=0)
+            if longest > self.max_duration:
+                raise ValueError(
+                    f"labels hold one state for {longest} steps, but max_duration={self.max_duration}; raise it"
+                )
 
     def counted(self, hmm: HMM, data: Sequences) -> tuple[Tensor, ...]:
         """First states (K,), moves (K, K), and stays (K, D) that ended and that the end cut off, on the best paths."""

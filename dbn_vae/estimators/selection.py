@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 
 from dbn_vae import inference, plotting
 from dbn_vae.estimators.base import require_at_least
-from dbn_vae.estimators.classical import ClassicalHMM
+from dbn_vae.estimators.hmm import HMMEstimator
+from dbn_vae.estimators.modules import ModuleHMM
 from dbn_vae.estimators.monitor import warn
 from dbn_vae.estimators.variational import VariationalHMM
 from dbn_vae.evaluation.likelihood import exact, ratio_error
@@ -38,14 +39,14 @@ if TYPE_CHECKING:
 CRITERIA = ("aic", "bic", "icl", "cv")
 WORSE = 1e-3  # nats: a larger model that loses more than this on its own data sits in a poor maximum
 
-Family = ClassicalHMM | Callable[[int], ClassicalHMM]
+Family = HMMEstimator | Callable[[int], HMMEstimator]
 
 
 class Selection(NamedTuple):
     """What select found."""
 
     table: pd.DataFrame  # one row a number of states; see select
-    best: ClassicalHMM  # the chosen model, fitted to all data
+    best: HMMEstimator  # the chosen model, fitted to all data
     criterion: str
 
     def plot(self) -> "Figure":
@@ -80,7 +81,8 @@ def select(
         estimator: an unfitted model, of which only n_components is changed; or a function from K to one, where more
             depends on K: priors, or zeros of transmat_ set by hand.
         n_components: numbers of states to try.
-        criterion: "aic", "bic", "icl" or "cv".  The first three are always in the table; "cv" costs `folds` more fits.
+        criterion: "aic", "bic", "icl" (not for HSMM) or "cv".  The first three are always in the table; "cv" costs
+            `folds` more fits.
         folds: parts held out in turn.  With fewer sequences than that, each part is every folds-th block of
             about `block` frames.
         verbose: a progress bar over fits.
@@ -104,7 +106,7 @@ def select(
         raise ValueError("X carries weights, and a criterion counts every sequence once; leave them out")
     parts = list(held_out(data, folds, block)) if criterion == "cv" else []
     rows: list[dict[str, Any]] = []
-    models: list[ClassicalHMM] = []
+    models: list[HMMEstimator] = []
     held: list[np.ndarray] = []
     with tqdm(total=len(sizes) * (1 + len(parts)), desc="select", disable=not verbose, leave=False) as bar:
         try:
@@ -129,24 +131,34 @@ def select(
     table = pd.DataFrame(rows)
     if parts:
         add_held_out(table, held, np.array([part.n_frames for part in parts]))
+    if criterion == "icl" and table["icl"].isna().all():
+        raise ValueError(
+            f"criterion='icl' needs the entropy of the path, which is not known for {type(models[0]).__name__}; "
+            "use 'bic' or 'cv'"
+        )
     chosen = int(table["cv"].argmax() if criterion == "cv" else table[criterion].argmin())
     warn("select", doubts(table, chosen, sizes))
     return Selection(table, models[chosen], criterion)
 
 
-def maker(estimator: Family, first: int) -> Callable[[int], ClassicalHMM]:
+def maker(estimator: Family, first: int) -> Callable[[int], HMMEstimator]:
     """A fresh estimator for every K."""
 
-    def make(K: int) -> ClassicalHMM:
-        if isinstance(estimator, ClassicalHMM):
+    def make(K: int) -> HMMEstimator:
+        if isinstance(estimator, HMMEstimator):
             return clone(estimator).set_params(n_components=K)
         made = estimator(K)
         if made.n_components != K:
             raise ValueError(f"estimator({K}) has n_components={made.n_components}")
         return made
 
-    known = estimator if isinstance(estimator, ClassicalHMM) or not callable(estimator) else estimator(first)
-    if not isinstance(known, ClassicalHMM) or isinstance(known, VariationalHMM):
+    known = estimator if isinstance(estimator, HMMEstimator) or not callable(estimator) else estimator(first)
+    if isinstance(estimator, ModuleHMM):
+        name = type(estimator).__name__
+        raise TypeError(
+            f"the states of {name} are those of its emission; give a function from K to one: lambda K: {name}(...)"
+        )
+    if not isinstance(known, HMMEstimator) or isinstance(known, VariationalHMM):
         raise TypeError(
             f"a {type(known).__name__} has no exact likelihood to choose its states by; compare deep models with "
             "dbn_vae.compare, and variational ones by their bound, monitor_.history[-1]"
@@ -154,7 +166,7 @@ def maker(estimator: Family, first: int) -> Callable[[int], ClassicalHMM]:
     return make
 
 
-def fitted(model: ClassicalHMM, X: Any, lengths: Any = None) -> tuple[ClassicalHMM, float, list[str]]:
+def fitted(model: HMMEstimator, X: Any, lengths: Any = None) -> tuple[HMMEstimator, float, list[str]]:
     """The model fitted, seconds, and the warnings it gave."""
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -165,13 +177,13 @@ def fitted(model: ClassicalHMM, X: Any, lengths: Any = None) -> tuple[ClassicalH
     return model, time.perf_counter() - began, list(said)
 
 
-def criteria(model: ClassicalHMM, data: Sequences) -> dict[str, float]:
+def criteria(model: HMMEstimator, data: Sequences) -> dict[str, float]:
     """The columns that need one fit."""
     module = model.state_model()
-    log_likelihood, entropy = exact(module, data).total, 0.0
-    with torch.no_grad():
-        for batch in data.batches():
-            entropy += float(inference.entropy(module.chain(batch)).sum())
+    log_likelihood, entropy = exact(module, data).total, np.nan
+    if module.verbs is inference:
+        with torch.no_grad():
+            entropy = sum(float(inference.entropy(module.chain(batch)).sum()) for batch in data.batches())
     nu = model.n_parameters()
     bic = -2 * log_likelihood + float(np.log(data.n_frames)) * nu
     return {
@@ -191,7 +203,7 @@ class Part(NamedTuple):
     rest: Sequences | None  # the same without the held-out frames; None where nothing is left
     n_frames: int
 
-    def score(self, model: ClassicalHMM) -> float:
+    def score(self, model: HMMEstimator) -> float:
         """log p(held-out frames | the rest), in nats."""
         module = model.state_model()
         model.check(self.whole)

@@ -81,8 +81,8 @@ def uncertainty(
         raise ValueError(f"level={level}; it is a coverage between 0 and 1, such as 0.95")
     if not isinstance(model, ClassicalHMM) or isinstance(model, VariationalHMM):
         raise TypeError(
-            f"a {type(model).__name__} has no maximum of an exact likelihood; give a classical HMM "
-            "(a variational one has posteriors, in its attributes that end in _posterior_)"
+            f"uncertainty knows the parameters of classical HMMs, not those of a {type(model).__name__} "
+            "(a variational HMM has posteriors, in its attributes that end in _posterior_)"
         )
     data = model.sequences(X, lengths)
     if method == "sandwich" and len(data) < 2:

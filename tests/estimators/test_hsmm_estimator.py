@@ -144,6 +144,8 @@ def test_errors_name_the_argument_and_the_remedy(fitted: dict[str, HSMM]) -> Non
         HSMM(gaussian(), min_duration=9, max_duration=5).fit(X)
     with pytest.raises(ValueError, match=r"concentration=0\.5"):
         HSMM(gaussian(), duration_prior=0.5).fit(X)
+    with pytest.raises(ValueError, match="labels hold one state for 9 steps, but max_duration=5; raise it"):
+        HSMM(gaussian(), max_duration=5).fit(X[0][:20], labels=np.repeat([0, -1, 2], [9, 4, 7]))
     with pytest.raises(Exception, match="has no parameters yet"):
         HSMM(gaussian()).predict(X)
     with pytest.raises(ValueError, match="expecting 1 features"):

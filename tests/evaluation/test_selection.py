@@ -3,10 +3,12 @@
 import math
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -17,9 +19,11 @@ from scipy.stats import norm, poisson
 from sklearn.exceptions import ConvergenceWarning
 
 from dbn_vae import (
+    HSMM,
     VAEHMM,
     BernoulliHMM,
     CategoricalHMM,
+    EmissionHMM,
     GaussianHMM,
     MultinomialHMM,
     PoissonHMM,
@@ -29,6 +33,7 @@ from dbn_vae import (
     select,
 )
 from dbn_vae.datasets import load_earthquakes
+from dbn_vae.emissions import DiagonalGaussian
 from dbn_vae.estimators.selection import held_out
 from dbn_vae.inference import Chain
 
@@ -333,3 +338,40 @@ def test_earthquakes_from_the_stationary_distribution(
     assert found.fun == pytest.approx(published, abs=5e-4)
     if rates:
         assert_allclose(np.sort(np.exp(found.x[:K])), rates, atol=1e-3)
+
+
+def test_modules_are_chosen_by_a_function() -> None:
+    """A Gaussian HMM by either door gives one table; the states of a template are not select's to change."""
+    X = RNG.normal(size=(150, 1)) + 6 * np.repeat(RNG.integers(0, 2, 30), 5)[:, None]
+    floor = torch.as_tensor(1e-3 * X.var(0))
+    zeros, options = torch.zeros(4, 1).double(), {"n_iter": 60, "tol": 1e-6, "random_state": 0}
+
+    def module(K: int) -> EmissionHMM:
+        return EmissionHMM(DiagonalGaussian(zeros[:K], 1 + zeros[:K], floor=floor), **options)
+
+    def classical(K: int) -> GaussianHMM:
+        return GaussianHMM(K, covars_prior=0, **options)
+
+    ours, theirs = (select(make, X, n_components=(1, 2), criterion="icl") for make in (module, classical))
+    columns = ["states", "log-likelihood", "parameters", "aic", "bic", "icl"]
+    pd.testing.assert_frame_equal(ours.table[columns], theirs.table[columns], rtol=1e-6)
+    assert isinstance(ours.best, EmissionHMM) and ours.best.n_components == 2
+    with pytest.raises(
+        TypeError, match="the states of EmissionHMM are those of its emission; give a function"
+    ):
+        select(module(2), X)
+
+
+def test_semi_markov_models_are_chosen_too_but_not_by_the_paths_entropy() -> None:
+    X = RNG.normal(size=(80, 1)) + 6 * np.repeat([0, 1, 0, 1], 20)[:, None]
+    zeros = torch.zeros(3, 1).double()
+
+    def make(K: int) -> HSMM:
+        emission = DiagonalGaussian(zeros[:K], 1 + zeros[:K], floor=torch.tensor([0.1]))
+        return HSMM(emission, "poisson", max_duration=25, n_init=1, n_iter=5, random_state=0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert select(make, X, n_components=(2, 3)).best.n_components == 2
+        with pytest.raises(ValueError, match="criterion='icl' needs the entropy of the path"):
+            select(make, X, n_components=(2,), criterion="icl")
