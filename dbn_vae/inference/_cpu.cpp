@@ -10,9 +10,10 @@
 //   _unit.hpp              which of them a unit of work needs
 //   _pieces.hpp            one long sequence on all lanes and cores
 //   _k_best.hpp            the n most probable paths
+//   _stays.hpp             chains of stays, for semi-Markov models
 //   _maximize.hpp          whole updates of EM
 //
-// All but the last three are compiled once for every instruction set, each in its own namespace; the machine decides
+// All but the last four are compiled once for every instruction set, each in its own namespace; the machine decides
 // at run time.  This file holds what they share: tables, memory, threads, and the Python interface.
 
 #if defined(__linux__)
@@ -520,6 +521,28 @@ void k_best(const Tables& c, int64_t n, Address states, Address score) {
     });
 }
 
+#include "_stays.hpp"
+
+// How many helpers a pass over ages is worth, for each of B sequences.
+int64_t helpers(const Tables& c, int64_t D) {
+    const double work = double(c.B) * c.T_ * c.K * (c.K + D);
+    return work < 3e4 ? 0 : std::min<int64_t>(c.threads, c.B) - 1;
+}
+
+template <class T>
+void scan_stays(const Tables& c, const Stays& s, bool best, const Scanned<T>& out) {
+    const Job<T> j = job<T>(c, Verb::decode);
+    share_out(c.B, helpers(c, s.D), [&](int64_t b) {
+        best ? scan_stays<true>(j.problem, b, s, out) : scan_stays<false>(j.problem, b, s, out);
+    });
+}
+
+template <class T>
+void smooth_stays(const Tables& c, const Stays& s, const Scanned<T>& seen, const Stayed<T>& to) {
+    const Job<T> j = job<T>(c, Verb::decode);
+    share_out(c.B, helpers(c, s.D), [&](int64_t b) { smooth_stays(j.problem, b, s, seen, to); });
+}
+
 #include "_maximize.hpp"
 
 }  // namespace
@@ -561,6 +584,25 @@ NB_MODULE(_cpu, m) {
     }, Free());
     m.def("k_best", [](const Tables& c, int64_t n, Address states, Address score) {
         (c.in_double ? k_best<double> : k_best<float>)(c, n, states, score);
+    }, Free());
+    m.def("scan_stays", [](const Tables& c, Address duration, Address survival, int64_t D, bool best, Address begin,
+                           Address end, Address state, Address normalizer) {
+        const Stays s{at<double>(duration), at<double>(survival), D};
+        const auto run = [&](auto zero) {
+            using T = decltype(zero);
+            scan_stays<T>(c, s, best, {at<T>(begin), at<T>(end), at<T>(state), at<T>(normalizer)});
+        };
+        c.in_double ? run(0.0) : run(0.0f);
+    }, Free());
+    m.def("smooth_stays", [](const Tables& c, Address duration, Address survival, int64_t D, Address begin, Address end,
+                             Address normalizer, Address gamma, Address xi, Address ended, Address censored) {
+        const Stays s{at<double>(duration), at<double>(survival), D};
+        const auto run = [&](auto zero) {
+            using T = decltype(zero);
+            smooth_stays<T>(c, s, {at<T>(begin), at<T>(end), nullptr, at<T>(normalizer)},
+                            {at<T>(gamma), at<T>(xi), at<T>(ended), at<T>(censored)});
+        };
+        c.in_double ? run(0.0) : run(0.0f);
     }, Free());
     nb::class_<Rows>(m, "Rows")
         .def("__init__", [](Rows* self, Address logits, Address alpha, bool frozen) {

@@ -82,6 +82,34 @@ def sample(chain: Chain, uniform: Tensor) -> Tensor:
     return states
 
 
+def scan_stays(chain: Chain[Tensor], duration: Tensor, survival: Tensor, best: bool) -> tuple[Tensor, ...]:
+    """Chains of stays forward, durations.scan: b, e, the states (B, T, K) each, and c (B, T)."""
+    tables, _alive = prepare(chain)
+    duration, survival = (x.detach().double().contiguous() for x in (duration, survival))
+    new, shape = chain.log_initial.new_empty, chain.log_emission.shape
+    results = [*(new(shape) for _ in range(3)), new(shape[:2])]
+    begin, end, state, c = (x.data_ptr() for x in results)
+    _cpu.scan_stays(
+        tables, duration.data_ptr(), survival.data_ptr(), duration.shape[1], best, begin, end, state, c
+    )
+    return tuple(results)
+
+
+def smooth_stays(
+    chain: Chain[Tensor], duration: Tensor, survival: Tensor, begin: Tensor, end: Tensor, c: Tensor
+) -> tuple[Tensor, ...]:
+    """The posterior that follows from a pass forward: gamma (B, T, K), xi (B, K, K), ended and censored (B, K, D)."""
+    tables, _alive = prepare(chain)
+    duration, survival = (x.detach().double().contiguous() for x in (duration, survival))
+    new, (B, T, K), D = chain.log_initial.new_zeros, chain.log_emission.shape, duration.shape[1]
+    results = new(B, T, K), new(B, K, K), new(B, K, D), new(B, K, D)
+    _cpu.smooth_stays(
+        tables, duration.data_ptr(), survival.data_ptr(), D, begin.data_ptr(), end.data_ptr(), c.data_ptr(),
+        *(x.data_ptr() for x in results),
+    )  # fmt: skip
+    return results
+
+
 def prepare(chain: Chain) -> tuple[_cpu.Tables, list[Tensor]]:
     """The addresses of the potentials, and the tensors that must outlive them."""
     assert chain.lengths is not None  # a canonical chain

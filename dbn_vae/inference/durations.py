@@ -19,14 +19,19 @@ Source: Yu (2010), Hidden semi-Markov models, Artificial Intelligence 174; Guéd
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dbn_vae.inference import reference
+from dbn_vae.inference.backends import available, name, using
 from dbn_vae.inference.chain import Chain, Filtered, Path
+from dbn_vae.inference.gradient import transforming
 from dbn_vae.inference.reference import Reduce, finite, logsumexp, maximum, readable, total, transition
+
+if "cpu" in available:
+    from dbn_vae.inference import cpu
 
 
 class Stays(NamedTuple):
@@ -66,6 +71,9 @@ class Scan(NamedTuple):
 
 def scan(stays: Stays, reduce: Reduce) -> Scan:
     chain, duration, survival = prepared(stays)
+    if compiled(chain, duration, survival):
+        begin, end, state, c = cpu.scan_stays(chain, duration, survival, reduce is maximum)
+        return Scan(begin, end, state, c, chain.log_emission - finite(c)[..., None])
     B, T, K = chain.log_emission.shape
     mask = chain.mask()
     age = chain.log_emission.new_full((B, K, duration.shape[-1]), -math.inf)
@@ -88,14 +96,21 @@ def scan(stays: Stays, reduce: Reduce) -> Scan:
     return Scan(torch.stack(begins, 1), torch.stack(ends, 1), torch.stack(states, 1), c, relative)
 
 
+def compiled(chain: Chain[Tensor], *tables: Tensor) -> bool:
+    """Whether the kernel may do it: on the CPU, where nobody follows the operations."""
+    if name(chain) != "cpu" or torch.compiler.is_compiling() or transforming():
+        return False
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in (*chain[:3], *tables)))
+
+
 def prepared(stays: Stays) -> tuple[Chain[Tensor], Tensor, Tensor]:
     """The chain in canonical form, and the two tables in its type.  Raises ValueError for shapes that do not fit."""
     chain = readable(stays.chain)
     K = chain.log_emission.shape[-1]
-    for name, table in (("log_duration", stays.log_duration), ("log_survival", stays.log_survival)):
+    for what, table in (("log_duration", stays.log_duration), ("log_survival", stays.log_survival)):
         if table.dim() != 2 or len(table) != K or table.shape != stays.log_duration.shape:
             raise ValueError(
-                f"{name} has shape {tuple(table.shape)}; with {K} states both tables are ({K}, D)"
+                f"{what} has shape {tuple(table.shape)}; with {K} states both tables are ({K}, D)"
             )
     dtype = chain.log_emission.dtype
     return chain, stays.log_duration.to(dtype), stays.log_survival.to(dtype)
@@ -111,14 +126,49 @@ def ages(forward: Scan, t: int, D: int) -> Tensor:
 
 def log_partition(stays: Stays) -> Tensor:
     """log Z of every sequence: (B,), in nats, differentiable to any order in every potential."""
+    chain, duration, survival = prepared(stays)
+    with torch.no_grad():
+        direct = compiled(chain, duration, survival)
+    if direct and not chain.varies_in_time:
+        return _LogPartition.apply(*chain, duration, survival)
     return total(scan(stays, logsumexp).c)
+
+
+class _LogPartition(torch.autograd.Function):
+    """log Z from the kernel; its gradient is the posterior, and second derivatives are those of the recursion."""
+
+    @staticmethod
+    def forward(ctx: Any, *potentials: Tensor) -> Tensor:
+        *chain, duration, survival = potentials
+        ctx.save_for_backward(*potentials)
+        return total(scan(Stays(Chain(*chain), duration, survival), logsumexp).c)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        pi, A, emission, lengths, duration, survival = ctx.saved_tensors
+        stays = Stays(Chain(pi, A, emission, lengths), duration, survival)
+        if torch.is_grad_enabled():  # somebody asks for derivatives of this
+            wanted = [x for x, due in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True) if due]
+            with using("reference"):
+                found = iter(torch.autograd.grad(log_partition(stays), wanted, grad, create_graph=True))
+            return tuple(next(found) if due else None for due in ctx.needs_input_grad)
+        posterior, weight = smooth(stays), grad[:, None, None]
+        pairs = weight * posterior.xi
+        return (
+            grad[:, None] * posterior.gamma[:, 0],
+            pairs.sum(0) if A.dim() == 2 else pairs,
+            weight * posterior.gamma,
+            None,
+            (weight * posterior.ended).sum(0),
+            (weight * posterior.censored).sum(0),
+        )
 
 
 @torch.no_grad()
 def filter(stays: Stays) -> Filtered:
     """p(s_t | x_{1:t}) and log p(x_t | x_{1:t-1}); see Filtered."""
     forward = scan(stays, logsumexp)
-    return Filtered(total(forward.c), forward.state.exp() * stays.mask()[..., None], forward.c)
+    return Filtered(total(forward.c), probability(forward.state, stays.mask()[..., None]), forward.c)
 
 
 @torch.no_grad()
@@ -126,6 +176,9 @@ def smooth(stays: Stays) -> StaysPosterior:
     """The posterior of states, moves and stays, by one pass forward and one backward over the ages."""
     forward = scan(stays, logsumexp)
     chain, duration, survival = prepared(stays)
+    if compiled(chain, duration, survival):
+        found = cpu.smooth_stays(chain, duration, survival, forward.begin, forward.end, forward.c)
+        return StaysPosterior(total(forward.c), *found)
     mask = chain.mask()
     B, T, K = chain.log_emission.shape
     D = duration.shape[-1]

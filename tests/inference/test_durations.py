@@ -9,7 +9,8 @@ from oracles import random_chain
 from torch import Tensor
 
 from dbn_vae import inference
-from dbn_vae.inference import Chain, durations
+from dbn_vae.inference import Chain, durations, using
+from dbn_vae.inference.backends import available
 from dbn_vae.inference.durations import Stays
 
 close = torch.testing.assert_close
@@ -254,3 +255,55 @@ def test_tables_must_fit() -> None:
     stays = random_stays(2, 4, 2, 3, seed=0)
     with pytest.raises(ValueError, match=r"log_survival has shape \(2, 2\); with 2 states"):
         durations.log_partition(stays._replace(log_survival=stays.log_survival[:, :2]))
+
+
+# -- the compiled recursion against the one above
+
+
+def answers(stays: Stays) -> list[Tensor]:
+    found = [*durations.smooth(stays), *durations.filter(stays), *durations.viterbi(stays)]
+    return [*found, durations.log_partition(stays)]
+
+
+@pytest.mark.skipif("cpu" not in available, reason="installed without the compiled engine")
+@pytest.mark.parametrize("varies", ["stationary", "batch", "time"])
+@pytest.mark.parametrize(
+    ("seed", "zeros", "scale"), [(0, 0.0, 2.0), (1, 0.5, 2.0), (2, 0.3, 900.0), (3, 0.9, 2.0)]
+)
+def test_the_kernel_is_the_recursion(varies: str, seed: int, zeros: float, scale: float) -> None:
+    """Ragged, with zeros and NaN on padding, states far apart, sequences that are impossible, one state, one step."""
+    for B, T, K, D in ((5, 17, 3, 6), (2, 9, 1, 12), (3, 1, 2, 4), (2, 12, 4, 1)):
+        stays = random_stays(B, T, K, D, seed=seed, zeros=zeros, varies=varies, scale=scale)
+        lengths = torch.randint(1, T + 1, (B,), generator=torch.Generator().manual_seed(seed))
+        chain = stays.chain._replace(lengths=lengths)
+        hidden = ~chain.mask()[..., None]
+        stays = stays._replace(
+            chain=chain._replace(log_emission=chain.log_emission.masked_fill(hidden, math.nan))
+        )
+        for kind, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-3)):
+            tables = [x.to(kind) for x in (*stays.chain[:3], *stays[1:])]
+            same = Stays(Chain(*tables[:3], lengths), *tables[3:])
+            with using("reference"):
+                expected = answers(same)
+            with using("cpu"):
+                found = answers(same)
+            for one, other in zip(found, expected, strict=True):
+                close(one, other, rtol=tolerance, atol=tolerance * (1 if scale < 100 else 100))
+
+
+@pytest.mark.skipif("cpu" not in available, reason="installed without the compiled engine")
+def test_the_kernels_first_and_second_derivatives_are_the_recursions() -> None:
+    stays = random_stays(3, 7, 3, 4, seed=5)
+    chain = stays.chain._replace(lengths=torch.tensor([7, 2, 5]))
+    weights = torch.tensor([1.0, -0.5, 2.0]).double()
+    found = []
+    for engine in ("reference", "cpu"):
+        tables = [x.clone().requires_grad_() for x in (*chain[:3], *stays[1:])]
+        with using(engine):
+            log_z = durations.log_partition(Stays(Chain(*tables[:3], chain.lengths), *tables[3:]))
+            first = torch.autograd.grad(weights @ log_z, tables, create_graph=True)
+            total = sum(g.nan_to_num().square().sum() for g in first)
+            second = torch.autograd.grad(total, tables)
+        found.append([log_z.detach(), *(g.detach() for g in first), *second])
+    for one, other in zip(*found, strict=True):
+        close(one, other, rtol=1e-9, atol=1e-9)
