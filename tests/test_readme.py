@@ -22,7 +22,7 @@ def command(mark: str) -> str:
 
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_blocks(README) == 2
+    assert run_blocks(README) == 3
 
 
 @pytest.mark.parametrize(("mark", "part"), [("run", "dbn-vae demo"), ("test", "pytest")])
