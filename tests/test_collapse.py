@@ -82,10 +82,13 @@ def agree(a, b, *arguments) -> None:
     close(a.objective(batch, generator=seeded()), b.objective(batch, generator=seeded()), **EXACT)
 
 
+@pytest.mark.parametrize("covariance", ["diag", "full"])
 @pytest.mark.parametrize("kind", [VAEHMM, MeanFieldVAEHMM])
-def test_a_vae_hmm_with_one_standard_state_is_the_vae(kind):
+def test_a_vae_hmm_with_one_standard_state_is_the_vae(kind, covariance):
     shared, batch = core(), data().batch()
-    vae, vae_hmm = VAE(shared), kind(shared, one_state(), *STANDARD)
+    mean, variance = STANDARD
+    spread = variance if covariance == "diag" else torch.diag_embed(variance)
+    vae, vae_hmm = VAE(shared), kind(shared, one_state(), mean, spread)
     close(vae_hmm.latents(batch), vae.latents(batch), **EXACT)
     for n_samples in (1, 5):
         one, other = (m.elbo(batch, n_samples, seeded()) for m in (vae_hmm, vae))

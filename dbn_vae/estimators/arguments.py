@@ -8,6 +8,7 @@ Is it `lengths`, as in hmmlearn, or a target y, as in scikit-learn?
 It is lengths only where it can be nothing else.  What could be both is refused, never guessed.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,13 @@ def require_width(data: Sequences, width: int, name: str) -> None:
         raise ValueError(f"X has frames of shape {shape}; this model was fitted to {(width,)}")
     if shape != (width,):
         raise ValueError(f"X has {shape[0]} features, but {name} is expecting {width} features as input")
+
+
+def require_choice(choices: Iterable[str], **value: str) -> None:
+    """Raise ValueError for an argument, given by its name, that is none of the choices."""
+    for name, given in value.items():
+        if given not in choices:
+            raise ValueError(f"{name}={given!r}; it is one of {list(choices)}")
 
 
 def require_inputs(data: Sequences, n_inputs: int, name: str) -> None:

@@ -11,15 +11,15 @@ from dbn_vae.estimators.base import StateEstimator
 from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.inference import Chain
+from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.switching_dmm import SwitchingDMM
-from dbn_vae.models.vae_hmm import VAEHMM
 
 
 @dataclass(eq=False, repr=False)
 class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
     """States follow from the fitted module's chain; decode reports log q(states | x)."""
 
-    module_: VAEHMM | SwitchingDMM = field(init=False)
+    module_: HMMPrior | SwitchingDMM = field(init=False)
 
     @property
     def startprob_(self) -> np.ndarray:
@@ -31,7 +31,7 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
         """A: (K, K)."""
         return self.module_.transition.log_transition().exp().detach().cpu().numpy()
 
-    def state_model(self) -> VAEHMM | SwitchingDMM:
+    def state_model(self) -> HMMPrior | SwitchingDMM:
         return self.module_
 
     def path_offset(self, chain: Chain) -> Tensor:

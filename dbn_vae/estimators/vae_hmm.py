@@ -10,9 +10,12 @@ from sklearn.exceptions import ConvergenceWarning
 from dbn_vae.aevb import AEVB
 from dbn_vae.emissions.frame import FrameLogProb
 from dbn_vae.emissions.predictive import plain
+from dbn_vae.estimators.arguments import require_choice
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
 from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.hmm_prior import HMMPrior
+from dbn_vae.models.mean_field_vae_hmm import MeanFieldVAEHMM, SampledVAEHMM
 from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
@@ -28,31 +31,45 @@ class VAEHMM(DeepStateEstimator):
 
     Args:
         n_components, n_latent: K, Z.
+        covariance: of z in a state, "diag", "full", or "tied", one matrix for all states.
+        inference: "exact", states and latents inform each other (models.VAEHMM); or q(z) blind to time, trained on
+            the bound "sampled" or "analytic" (models.SampledVAEHMM, MeanFieldVAEHMM), to compare with.
         stickiness: pseudo-counts of staying that the prior adds to every row of A.
         n_init: starts of that classical HMM.
         others: see DeepEstimator.
 
-    Attributes: startprob_ (K,), transmat_ (K, K), module_ (models.VAEHMM), history_.
+    Attributes: startprob_ (K,), transmat_ (K, K), module_ (a models.HMMPrior), history_.
     """
 
-    module_: Model = field(init=False)
+    module_: HMMPrior = field(init=False)
 
     n_components: int = 2
     n_latent: int = 4
     _: KW_ONLY
+    covariance: str = "diag"
+    inference: str = "exact"
     stickiness: float = 10.0
     n_init: int = 4
     algorithm: str = "viterbi"
     max_length: int | None = 200
 
-    def build(self, core: AEVB) -> Model:
+    def build(self, core: AEVB) -> HMMPrior:
         K, Z = self.n_components, core.n_latent
+        spreads = {
+            "diag": torch.ones(K, Z),
+            "full": torch.eye(Z).expand(K, Z, Z),
+            "tied": torch.eye(Z)[None],
+        }
+        models: dict[str, type[Model] | type[MeanFieldVAEHMM]]
+        models = {"exact": Model, "sampled": SampledVAEHMM, "analytic": MeanFieldVAEHMM}
+        require_choice(spreads, covariance=self.covariance)
+        require_choice(models, inference=self.inference)
         chain = sticky(K, self.stickiness, self.dtype)
-        return Model(core, chain, torch.zeros(K, Z), torch.ones(K, Z))
+        return models[self.inference](core, chain, torch.zeros(K, Z), spreads[self.covariance])
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
-        assert isinstance(model, Model)
+        assert isinstance(model, HMMPrior)
         whole = data.batch()
         with torch.no_grad():
             latents = torch.zeros(data.n_frames, self.n_latent, device=data.x.device)
@@ -60,6 +77,7 @@ class VAEHMM(DeepStateEstimator):
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm = GaussianHMM(
             self.n_components,
+            self.covariance,
             min_covar=1e-2,
             transmat_prior=1 + self.stickiness * np.eye(self.n_components),
             random_state=seed,
@@ -76,7 +94,7 @@ class VAEHMM(DeepStateEstimator):
 
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
         """log π, log A, the potential of a single frame, which depends on no other, and D."""
-        assert isinstance(model, Model)
+        assert isinstance(model, HMMPrior)
 
         def log_prob(x: np.ndarray) -> np.ndarray:
             frame = self.prepared(self.sequences(x[None]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.models.hmm import HMM
-from dbn_vae.models.vae_hmm import HMMPrior
+from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.gradient_em import collect, maximize
 from dbn_vae.transitions.stationary import Stationary
@@ -144,13 +144,11 @@ def frames(model: HMM, data: Sequences) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def adopt(model: HMMPrior, hmm: HMM) -> None:
-    """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM; Σ gives its diagonal."""
+    """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM, as much of Σ as that has."""
     from dbn_vae.emissions.gaussian import Gaussian
 
     if not isinstance(hmm.emission, Gaussian) or not isinstance(model.transition, Stationary):
         raise TypeError("adopt needs a Gaussian HMM and a stationary chain")
-    model.mean.copy_(hmm.emission.mean)
-    variance = hmm.emission.covariance().diagonal(dim1=-2, dim2=-1)
-    model.log_scale.copy_(0.5 * variance.log())
+    model.set_components(hmm.emission.mean, hmm.emission.covariance())
     model.transition.initial_logits.copy_(hmm.transition.log_initial())
     model.transition.transition_logits.copy_(hmm.transition.log_transition())

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
-from dbn_vae.distributions import Evidence, log_normal, posterior
+from dbn_vae.distributions import Evidence, posterior
 from dbn_vae.evaluation.likelihood import particle_filter
 from dbn_vae.inference import Chain
 from dbn_vae.models import (
@@ -43,9 +43,11 @@ from dbn_vae.models import (
     PerStep,
     Product,
     Recognition,
+    SampledVAEHMM,
     StateModel,
     SwitchingDMM,
 )
+from dbn_vae.models.gaussians import log_density
 from dbn_vae.models.structured import Structured
 from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch, Sequences
@@ -111,6 +113,16 @@ def components(K: int, Z: int) -> tuple[Tensor, Tensor]:
     return normals(3, Z, seed=2)[:K], 0.4 + normals(3, Z, seed=3)[:K].square()
 
 
+def spread(K: int, Z: int, covariance: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, what a VAE-HMM takes as their spread, and the matrices (K, Z, Z) it stands for."""
+    mean, variance = components(K, Z)
+    if covariance == "diag":
+        return mean, variance, torch.diag_embed(variance)
+    root = normals(3, Z, Z, seed=40)[: 1 if covariance == "tied" else K]
+    matrix = root @ root.mT + 0.3 * torch.eye(Z).double()
+    return mean, matrix, matrix.expand(K, Z, Z)
+
+
 def drift(Z: int, seed: int = 4, width: float = 0.6) -> Linear:
     move = Linear(Z, scale=width).double()
     with torch.no_grad():
@@ -130,17 +142,17 @@ def log_p_given_path(batch: Batch, b: int, Z: int, mean: Tensor, covariance: Ten
     return dense_gaussian_log_prob(batch.x[b, :T], seen, mean, covariance, DECODERS[Z])
 
 
-def log_p_frames(batch: Batch, Z: int, K: int | None = None) -> Tensor:
+def log_p_frames(batch: Batch, Z: int, K: int | None = None, covariance: str = "diag") -> Tensor:
     """The static VAE's (K None), or the VAE-HMM's summed over paths."""
-    first = (torch.zeros(1, Z).double(), torch.ones(1, Z).double()) if K is None else components(K, Z)
+    first = (torch.zeros(1, Z).double(), torch.eye(Z).double()[None])
+    if K is not None:
+        first = spread(K, Z, covariance)[::2]
     potential = torch.zeros(*batch.x.shape[:2], len(first[0]), dtype=torch.float64)
     for b, T in enumerate(batch.lengths.tolist()):
         for t in range(T):
-            for k, (m, v) in enumerate(zip(*first, strict=True)):
+            for k, (m, V) in enumerate(zip(*first, strict=True)):
                 one = batch.x[b, t : t + 1], batch.observed[b, t : t + 1].any(-1)
-                potential[b, t, k] = dense_gaussian_log_prob(
-                    *one, m[None], v.diag()[None, :, None], DECODERS[Z]
-                )
+                potential[b, t, k] = dense_gaussian_log_prob(*one, m[None], V[None, :, None], DECODERS[Z])
     transition = chain_over(len(first[0]))
     if batch.labels is not None:
         states = torch.arange(len(first[0]))
@@ -255,6 +267,16 @@ for _Z in (1, 2):
             return model, batch, log_p_frames(batch, Z, K)
 
 
+for _covariance in ("full", "tied"):
+    for _labels in (None, LABELS):
+
+        @at_the_truth(f"VAEHMM-{_covariance}" + ("-labelled" if _labels else ""))
+        def _(covariance=_covariance, labels=_labels):
+            batch = short_batch(3, labels)
+            model = VAEHMM(linear_core(2), chain_over(3), *spread(3, 2, covariance)[:2])
+            return model, batch, log_p_frames(batch, 2, 3, covariance)
+
+
 @at_the_truth("VAEHMM-labelled")
 def _():
     batch = short_batch(3, LABELS)
@@ -349,6 +371,16 @@ for _kind in (VAEHMM, MeanFieldVAEHMM):
             batch = short_batch(2, labels)
             model = kind(linear_core(1, 0.6), chain_over(3), *components(3, 1))
             return model, batch, log_p_frames(batch, 1, 3)
+
+
+for _kind in (VAEHMM, MeanFieldVAEHMM, SampledVAEHMM):
+    for _covariance in ("full", "tied"):
+
+        @elsewhere(f"{_kind.__name__}-{_covariance}")
+        def _(kind=_kind, covariance=_covariance):
+            batch = short_batch(3)
+            model = kind(linear_core(2, 0.6), chain_over(2), *spread(2, 2, covariance)[:2])
+            return model, batch, log_p_frames(batch, 2, 2, covariance)
 
 
 for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
@@ -447,7 +479,7 @@ def test_estimators_a_and_b_have_one_mean(name):
     a = torch.stack([model.elbo_sampled(batch, n, seeded(i)).elbo for i in range(30)])
     b = torch.stack([model.elbo(batch, n, seeded(1000 + i)).elbo for i in range(30)])
     error = ((a.var(0) + b.var(0)) / 30).sqrt()
-    if isinstance(model, MeanFieldVAEHMM):
+    if type(model) is MeanFieldVAEHMM:
         assert (b.mean(0) <= a.mean(0) + 4.5 * error).all()
         assert b.mean() < a.mean() - 0.01
     else:
@@ -478,6 +510,64 @@ def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
 # The VAE-HMM's closed forms
 
 
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+@torch.no_grad()
+def test_what_a_dense_component_says_of_evidence_is_its_integral(covariance):
+    """On a grid over the plane: log c, the mean and the covariance of N(μ, Σ) psi, and the divergence from it."""
+    mean, matrix, covariances = spread(3, 2, covariance)
+    model = VAEHMM(linear_core(2), chain_over(3), mean, matrix)
+    h, J = normals(4, 2, seed=7), 3 * normals(4, 2, seed=8).square()
+    axis = torch.linspace(-14, 14, 701, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)[:, None, None]  # (G, 1, 1, Z)
+    prior = torch.distributions.MultivariateNormal(mean, covariances).log_prob(z)  # (G, 1, K)
+    joint = prior + (h * z[:, 0] - 0.5 * J * z[:, 0].square()).sum(-1)[..., None]  # (G, 4, K)
+    log_c = joint.logsumexp(0) + 2 * math.log(0.04)
+    close(model.log_evidence(Evidence(h, J)), log_c, **EXACT)
+    q, weight = model.responses(Evidence(h, J)), joint.softmax(0)[..., None]
+    first = (weight * z).sum(0)
+    close(q.mean, first, **EXACT)
+    second = torch.einsum("gbk,gi,gj->bkij", weight[..., 0], z[:, 0, 0], z[:, 0, 0])
+    close(q.covariance_matrix, second - first[..., None] * first[..., None, :], **EXACT)
+    mean_field = MeanFieldVAEHMM(model.core, chain_over(3), mean, matrix)
+    batch = short_batch(3)
+    static = mean_field.posterior(batch)
+    dense_q = torch.distributions.MultivariateNormal(static.mean, torch.diag_embed(static.variance))
+    for k in range(3):
+        p = torch.distributions.MultivariateNormal(mean[k], covariances[k])
+        divergence = torch.distributions.kl_divergence(dense_q, p)
+        close(mean_field.state_potential(batch)[..., k], -divergence, **EXACT)
+
+
+@pytest.mark.parametrize("kind", [VAEHMM, MeanFieldVAEHMM, SampledVAEHMM])
+@torch.no_grad()
+def test_diagonal_matrices_are_the_diagonal_model(kind, cubes):
+    mean, variance = GAUSSIAN
+    core = deep_core()
+    cubes(1)
+    models = [kind(core, chain_over(3), mean, v) for v in (variance, torch.diag_embed(variance))]
+    same(*(answers(m, holed_data().batch()) for m in models), "full instead of diag")
+    tied = [kind(core, chain_over(3), mean, v) for v in (variance[:1].expand(3, 2), variance[0].diag()[None])]
+    same(*(answers(m, holed_data().batch()) for m in tied), "tied instead of diag")
+
+
+@torch.no_grad()
+def test_a_vae_hmm_takes_over_as_much_of_a_covariance_as_it_has():
+    mean, full, _ = spread(3, 2, "full")
+    for covariance, expected in (
+        ("diag", torch.diag_embed(full.diagonal(dim1=1, dim2=2))),
+        ("full", full),
+        ("tied", full.mean(0).expand(3, 2, 2)),
+    ):
+        model = VAEHMM(linear_core(2), chain_over(3), 0 * mean, 2 * spread(3, 2, covariance)[1])
+        model.set_components(mean, full)
+        p = model.components()
+        dense = torch.diag_embed(p.variance) if covariance == "diag" else p.covariance_matrix
+        close(dense, expected, **EXACT)
+        close(p.mean, mean, **EXACT)
+        free = {"diag": 6, "full": 9, "tied": 3}[covariance]
+        assert sum(v.numel() for n, v in model.named_parameters() if n in ("log_scale", "factor")) == free
+
+
 def test_log_evidence_is_the_integral_of_prior_and_evidence():
     model = VAEHMM(linear_core(2), chain_over(3), *components(3, 2))
     evidence = Evidence(3 * normals(4, 5, 2, seed=7), 3 * normals(4, 5, 2, seed=8).square())
@@ -502,12 +592,13 @@ def test_log_evidence_of_nothing_is_nothing_and_of_certainty_is_finite():
     close((sharp - constant)[0, 0], at, rtol=0, atol=1e-3)  # the constant alone is 5e11
 
 
+@pytest.mark.parametrize("name", ["VAEHMM-labelled", "VAEHMM-full", "VAEHMM-tied"])
 @torch.no_grad()
-def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths():
-    model, batch, _ = ELSEWHERE["VAEHMM-labelled"]()
+def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths(name):
+    model, batch, _ = ELSEWHERE[name]()
     z, log_q = model.infer(batch, 6, seeded())
     evidence = model.core.evidence(batch.x, batch.observed)
-    each = log_normal(z[..., None, :], model.responses(evidence))  # (S, B, T, K)
+    each = log_density(z[..., None, :], model.responses(evidence))  # (S, B, T, K)
     chain = model.chain_of(model.log_evidence(evidence), batch)
     for b, T in enumerate(batch.lengths.tolist()):
         every, score = log_joint(chain, b)
@@ -579,6 +670,10 @@ MODELS: dict[str, Callable[[], Model]] = {
     "VAE": lambda: VAE(deep_core()),
     "VAEHMM": lambda: VAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "VAEHMM-left-right": lambda: VAEHMM(deep_core(), left_right(), *GAUSSIAN),
+    "VAEHMM-full": lambda: VAEHMM(deep_core(), chain_over(3), *spread(3, 2, "full")[:2]),
+    "VAEHMM-tied": lambda: VAEHMM(deep_core(), chain_over(3), *spread(3, 2, "tied")[:2]),
+    "MeanFieldVAEHMM-full": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *spread(3, 2, "full")[:2]),
+    "SampledVAEHMM": lambda: SampledVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "MeanFieldVAEHMM": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "DMM-PerStep": lambda: dmm(PerStep),
     "DMM-Filtering": lambda: dmm(Filtering),
