@@ -103,6 +103,15 @@ def require_choice(choices: Iterable[str], **value: str) -> None:
             raise ValueError(f"{name}={given!r}; it is one of {list(choices)}")
 
 
+def input_columns(X: Any, inputs: Any) -> int:
+    """Columns of the inputs that come with X, in whatever form; 0 where none do."""
+    given = X.inputs if isinstance(X, Sequences) else inputs
+    if given is None:
+        return 0
+    one = given[0] if isinstance(given, list | tuple) and len(given) and np.ndim(given[0]) == 2 else given
+    return int(np.shape(one)[-1]) if np.ndim(one) else 0  # what is no table is refused where it is read
+
+
 def require_inputs(data: Sequences, n_inputs: int, name: str) -> None:
     """Raise ValueError unless the data have the inputs that a model reads, and no others."""
     given = 0 if data.inputs is None else data.inputs.shape[1]

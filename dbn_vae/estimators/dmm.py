@@ -18,11 +18,13 @@ from dbn_vae.transitions.gated import Gated
 from dbn_vae.transitions.linear import Linear
 
 
-def transition_named(name: str, n_latent: int, n_hidden: int) -> Conditional:
-    """p(z_t | z_{t-1}); raises ValueError for an unknown name."""
+def transition_named(name: str, n_latent: int, n_hidden: int, n_inputs: int = 0) -> Conditional:
+    """p(z_t | z_{t-1}, u_t); raises ValueError for an unknown name."""
     if name not in ("gated", "linear"):
         raise ValueError(f"transition={name!r}; it is 'gated' or 'linear'")
-    return Gated(n_latent, n_hidden) if name == "gated" else Linear(n_latent)
+    if name == "gated":
+        return Gated(n_latent, n_hidden, n_inputs)
+    return Linear(n_latent, n_inputs=n_inputs)
 
 
 def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
@@ -53,6 +55,8 @@ class DeepMarkovModel(DeepEstimator):
     Attributes: module_ (models.DMM), history_.
     """
 
+    reads_inputs = True
+
     module_: DMM = field(init=False)
 
     n_latent: int = 4
@@ -66,19 +70,22 @@ class DeepMarkovModel(DeepEstimator):
         return 1
 
     def build(self, core: AEVB) -> DMM:
-        transition = transition_named(self.transition, core.n_latent, self.n_hidden)
+        transition = transition_named(self.transition, core.n_latent, self.n_hidden, self.n_inputs)
         return DMM(core, transition, recognition_named(self.inference, core, self.n_hidden))
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """The pre-trained core is start enough: transitions begin as a slow drift."""
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """A new sequence: X (n, D) and its latents (n, Z)."""
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, *, inputs: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A new sequence: X (n, D) and its latents (n, Z), under inputs (n, U) if the fit had some."""
         self.require_fitted()
-        x, z = self.module_.sample(n_samples, self.generator(random_state))
+        u = self.sample_inputs(inputs, n_samples)
+        x, z = self.module_.sample(n_samples, self.generator(random_state), u)
         return self.in_units(x), z.cpu().numpy()
 
-    def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """Latents given the past and present only: (n, Z).
 
         Raises ValueError where q looks ahead.
@@ -88,4 +95,4 @@ class DeepMarkovModel(DeepEstimator):
             raise ValueError(
                 f"inference={self.inference!r} knows the future; fit with inference='product-filter' to filter"
             )
-        return self.transform(X, lengths)
+        return self.transform(X, lengths, inputs=inputs)

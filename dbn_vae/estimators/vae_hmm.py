@@ -20,7 +20,6 @@ from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import adopt
-from dbn_vae.transitions.sticky import sticky
 
 
 @dataclass(eq=False, repr=False)
@@ -34,7 +33,8 @@ class VAEHMM(DeepStateEstimator):
         covariance: of z in a state, "diag", "full", or "tied", one matrix for all states.
         inference: "exact", states and latents inform each other (models.VAEHMM); or q(z) blind to time, trained on
             the bound "sampled" or "analytic" (models.SampledVAEHMM, MeanFieldVAEHMM), to compare with.
-        stickiness: pseudo-counts of staying that the prior adds to every row of A.
+        stickiness: pseudo-counts of staying that the prior adds to every row of A; where inputs drive the chain,
+            which has no such prior, it acts through the start alone.
         n_init: starts of that classical HMM.
         others: see DeepEstimator.
 
@@ -64,8 +64,9 @@ class VAEHMM(DeepStateEstimator):
         models = {"exact": Model, "sampled": SampledVAEHMM, "analytic": MeanFieldVAEHMM}
         require_choice(spreads, covariance=self.covariance)
         require_choice(models, inference=self.inference)
-        chain = sticky(K, self.stickiness, self.dtype)
-        return models[self.inference](core, chain, torch.zeros(K, Z), spreads[self.covariance])
+        return models[self.inference](
+            core, self.chain(self.stickiness), torch.zeros(K, Z), spreads[self.covariance]
+        )
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
@@ -95,6 +96,10 @@ class VAEHMM(DeepStateEstimator):
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
         """log π, log A, the potential of a single frame, which depends on no other, and D."""
         assert isinstance(model, HMMPrior)
+        if self.n_inputs:
+            raise NotImplementedError(
+                "filter_state is not offered where inputs drive the chain; use filter, on all frames so far"
+            )
 
         def log_prob(x: np.ndarray) -> np.ndarray:
             frame = self.prepared(self.sequences(x[None]))

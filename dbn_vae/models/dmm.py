@@ -4,7 +4,10 @@
     L = Σ_t E log p(x_t | z_t) − Σ_t E KL(q(z_t | z_{t-1}, x) ‖ p(z_t | z_{t-1}))
 
 Source: Krishnan, Shalit and Sontag (2017).  A transition that forgets z_{t-1} makes it the static VAE.
+Where a batch has inputs, the transition reads u_t beside z_{t-1}: the first step has none.
 """
+
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -40,17 +43,26 @@ class DMM(LatentModel):
         """A path z = m + σ ∘ ε (S, B, T, Z), and the q(z_t | z_{t-1}, x) it came from."""
         context = self.recognition.context(self.core, batch)
 
+        steps = count(1)
+
         def predict(z: Tensor | None) -> Normal:
-            return self.initial(epsilon[:, :, 0]) if z is None else self.transition(z)
+            return self.initial(epsilon[:, :, 0]) if z is None else self.move(batch, next(steps), z)
 
         return self.recognition.trajectory(predict, batch, context, epsilon)
 
     def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
 
-    def predictions(self, z: Tensor, which: Tensor, step: Tensor) -> Normal:
+    def move(self, batch: Batch, t: int, z: Tensor) -> Normal:
+        """p(z_t | z_{t-1}) of one step t ≥ 1: (S, B, Z)."""
+        return self.transition(z if batch.inputs is None else beside(z, batch.inputs[:, t]))
+
+    def predictions(self, batch: Batch, z: Tensor, which: Tensor, step: Tensor) -> Normal:
         """p(z_t | z_{t-1}) along paths (S, B, T, Z), all frames named at once: (S, N, Z)."""
-        later = self.transition(take(z, which, (step - 1).clamp_min(0)))
+        before = take(z, which, (step - 1).clamp_min(0))
+        if batch.inputs is not None:
+            before = beside(before, take(batch.inputs, which, step))
+        later = self.transition(before)
         first, begins = self.initial(later.mean), (step == 0)[:, None]
         return normal(
             torch.where(begins, first.mean, later.mean), torch.where(begins, first.scale, later.scale)
@@ -62,7 +74,7 @@ class DMM(LatentModel):
 
     def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
         which, step = real_frames(batch)
-        values = log_normal(take(z, which, step), self.predictions(z, which, step))
+        values = log_normal(take(z, which, step), self.predictions(batch, z, which, step))
         return add_up(values, which, batch)
 
     def latents(self, batch: Batch) -> Tensor:
@@ -72,7 +84,7 @@ class DMM(LatentModel):
         z, q = self.draw_path(batch, n_samples, generator)
         which, step = real_frames(batch)
         q = normal(take(q.mean, which, step), take(q.scale, which, step))
-        kl = add_up(kl_normal(q, self.predictions(z, which, step)), which, batch)
+        kl = add_up(kl_normal(q, self.predictions(batch, z, which, step)), which, batch)
         return ElboTerms(self.log_likelihood(batch, z).mean(0), kl.mean(0))
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
@@ -87,7 +99,7 @@ class DMM(LatentModel):
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
             last = state[0] if t else nowhere
-            prediction = self.transition(last) if t else self.initial(last)
+            prediction = self.move(batch, t, last) if t else self.initial(last)
             q = self.recognition.step(prediction, last, context[:, t])
             z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
             return (z,), self.log_likelihood_at(batch, t, z) + log_normal(z, prediction) - log_normal(z, q)
@@ -95,14 +107,22 @@ class DMM(LatentModel):
         return advance
 
     @torch.no_grad()
-    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor]:
-        """x (T, D) and z (T, Z) of a new sequence."""
+    def sample(
+        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (T, D) and z (T, Z) of a new sequence, under inputs (T, U) where the transition reads them."""
         z = draw(self.initial(self.initial_mean), generator)
         path = [z]
-        for _ in range(n_steps - 1):
-            path.append(z := draw(self.transition(z), generator))
+        for t in range(1, n_steps):
+            before = z if inputs is None else beside(z, inputs[t])
+            path.append(z := draw(self.transition(before), generator))
         latent = torch.stack(path)
         return sample(self.core.decode(latent), generator), latent
+
+
+def beside(z: Tensor, u: Tensor) -> Tensor:
+    """What a driven transition reads: (..., Z) and inputs that broadcast to (..., U) as (..., Z + U)."""
+    return torch.cat([z, u.expand(*z.shape[:-1], -1)], -1)
 
 
 def noise_like(core: AEVB, batch: Batch, n_samples: int, generator: Generator) -> Tensor:

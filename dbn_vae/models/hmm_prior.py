@@ -95,8 +95,10 @@ class HMMPrior(StateModel, LatentModel):
         return advance
 
     @torch.no_grad()
-    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (T, D), states (T,) and z (T, Z) of a new sequence."""
-        states = sample_states(self.transition, n_steps, generator)
+    def sample(
+        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
+        states = sample_states(self.transition, n_steps, generator, inputs=inputs)
         z = draw(chosen(self.components(), states), generator)
         return sample(self.core.decode(z), generator), states, z

@@ -143,9 +143,11 @@ class SwitchingDMM(StateModel, LatentModel):
         return advance
 
     @torch.no_grad()
-    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (T, D), states (T,) and z (T, Z) of a new sequence."""
-        states = sample_states(self.transition, n_steps, generator)
+    def sample(
+        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
+        states = sample_states(self.transition, n_steps, generator, inputs=inputs)
         z = torch.zeros_like(self.initial_mean[0])
         path = []
         for t, k in enumerate(states):

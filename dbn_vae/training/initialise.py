@@ -12,6 +12,7 @@ from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.gradient_em import collect, maximize
+from dbn_vae.transitions.input_driven import InputDriven
 from dbn_vae.transitions.stationary import Stationary
 
 
@@ -147,8 +148,8 @@ def adopt(model: HMMPrior, hmm: HMM) -> None:
     """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM, as much of Σ as that has."""
     from dbn_vae.emissions.gaussian import Gaussian
 
-    if not isinstance(hmm.emission, Gaussian) or not isinstance(model.transition, Stationary):
-        raise TypeError("adopt needs a Gaussian HMM and a stationary chain")
+    if not isinstance(hmm.emission, Gaussian) or not isinstance(model.transition, Stationary | InputDriven):
+        raise TypeError("adopt needs a Gaussian HMM, and a chain that is stationary or driven by inputs")
     model.set_components(hmm.emission.mean, hmm.emission.covariance())
     model.transition.initial_logits.copy_(hmm.transition.log_initial())
     model.transition.transition_logits.copy_(hmm.transition.log_transition())

@@ -6,6 +6,7 @@ to p(x): between them these two facts leave no factor of the joint unchecked.
 """
 
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -51,7 +52,7 @@ from dbn_vae.models.gaussians import log_density
 from dbn_vae.models.structured import Structured
 from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch, Sequences
-from dbn_vae.transitions import Gated, Linear, Stationary
+from dbn_vae.transitions import Gated, InputDriven, Linear, Stationary
 
 EXACT = {"rtol": 1e-10, "atol": 1e-9}
 NAN = math.nan
@@ -103,10 +104,10 @@ def chain_over(K: int) -> Stationary:
     return Stationary(start / start.sum(), moves / moves.sum(1, keepdim=True))
 
 
-def short_batch(D: int, labels=None) -> Batch:
+def short_batch(D: int, labels=None, inputs=None) -> Batch:
     x = normals(6, D, seed=1)
     x[1] = NAN
-    return Sequences.from_any(x, LENGTHS, labels=labels).batch()
+    return Sequences.from_any(x, LENGTHS, labels=labels, inputs=inputs).batch()
 
 
 def components(K: int, Z: int) -> tuple[Tensor, Tensor]:
@@ -123,17 +124,22 @@ def spread(K: int, Z: int, covariance: str) -> tuple[Tensor, Tensor, Tensor]:
     return mean, matrix, matrix.expand(K, Z, Z)
 
 
-def drift(Z: int, seed: int = 4, width: float = 0.6) -> Linear:
-    move = Linear(Z, scale=width).double()
+def drift(Z: int, seed: int = 4, width: float = 0.6, U: int = 0) -> Linear:
+    move = Linear(Z, scale=width, n_inputs=U).double()
     with torch.no_grad():
-        move.weight.copy_(0.8 * torch.eye(Z) + 0.2 * normals(Z, Z, seed=seed))
+        move.weight.copy_(
+            torch.cat([0.8 * torch.eye(Z) + 0.2 * normals(Z, Z, seed=seed), normals(Z, U, seed=9)], 1)
+        )
         move.bias.copy_(0.5 * normals(Z, seed=seed + 50))
     return move
 
 
-def moments_of(move: Linear) -> tuple[Tensor, Tensor, Tensor]:
-    variance = move(torch.zeros(1, len(move.bias), dtype=torch.float64)).variance[0]
-    return move.weight.detach(), move.bias.detach(), variance.detach().diag()
+def moments_of(move: Linear, u: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """W, b and Q of the move under the inputs of its step."""
+    (Z, read), given = move.weight.shape, torch.zeros(0).double() if u is None else u
+    W, C = move.weight.detach().split([Z, read - Z], 1)
+    variance = move(torch.zeros(1, read, dtype=torch.float64)).variance[0]
+    return W, move.bias.detach() + C @ given, variance.detach().diag()
 
 
 def log_p_given_path(batch: Batch, b: int, Z: int, mean: Tensor, covariance: Tensor) -> float:
@@ -153,14 +159,15 @@ def log_p_frames(batch: Batch, Z: int, K: int | None = None, covariance: str = "
             for k, (m, V) in enumerate(zip(*first, strict=True)):
                 one = batch.x[b, t : t + 1], batch.observed[b, t : t + 1].any(-1)
                 potential[b, t, k] = dense_gaussian_log_prob(*one, m[None], V[None, :, None], DECODERS[Z])
-    transition = chain_over(len(first[0]))
+    driven = batch.inputs is not None
+    transition = (driven_chain if driven else chain_over)(len(first[0]))
     if batch.labels is not None:
         states = torch.arange(len(first[0]))
         wrong = (batch.labels[..., None] >= 0) & (batch.labels[..., None] != states)
         potential = potential.masked_fill(wrong, -math.inf)
     chain = Chain(
-        transition.log_initial().detach(),
-        transition.log_transition().detach(),
+        transition.log_initial(batch.inputs).detach(),
+        transition.log_transition(batch.inputs).detach(),
         potential,
         batch.lengths,
     )
@@ -185,12 +192,36 @@ def log_p_walk(batch: Batch, model: DMM | SwitchingDMM) -> Tensor:
                 continue
             walk = walk_moments(
                 (first_mean[path[0]], first_variance[path[0]].diag()),
-                [moments_of(moves[k]) for k in path[1:]],
+                [moments_of(moves[k], driving(model, batch, b, t)) for t, k in enumerate(path[1:], 1)],
             )
-            score = chain.log_initial()[path[0]] + chain.log_transition()[path[:-1], path[1:]].sum()
+            score = log_p_path(chain, batch, b, path)
             scores.append(score.detach() + log_p_given_path(batch, b, Z, *walk))
         out.append(torch.stack(scores).logsumexp(0))
     return torch.stack(out)
+
+
+def driving(model: DMM | SwitchingDMM, batch: Batch, b: int, t: int) -> Tensor | None:
+    """What the move of z into step t reads: the inputs, where they drive z and not the states."""
+    return batch.inputs[b, t] if isinstance(model, DMM) and batch.inputs is not None else None
+
+
+def log_p_path(chain: Stationary | InputDriven, batch: Batch, b: int, path: Tensor) -> Tensor:
+    """log p(path), under the inputs where they drive it; in a DMM they do not."""
+    first, moves = chain.log_initial(batch.inputs), chain.log_transition(batch.inputs)
+    first = first[b] if first.dim() > 1 else first
+    score = first[path[0]]
+    for t, (i, j) in enumerate(itertools.pairwise(path)):
+        score = score + (moves[b, t] if moves.dim() == 4 else moves)[i, j]
+    return score
+
+
+def driven_chain(K: int, U: int = 2) -> InputDriven:
+    plain = chain_over(K)
+    chain = InputDriven(plain.log_initial().exp(), plain.log_transition().exp(), U)
+    with torch.no_grad():
+        chain.initial_slope.copy_(normals(K, U, seed=60))
+        chain.transition_slope.copy_(normals(K, K, U, seed=61))
+    return chain
 
 
 class ExactFuture(Recognition):
@@ -397,6 +428,31 @@ for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
         model = SwitchingDMM(linear_core(1, 0.6), chain_over(2), moves, recognition(name, 1))
         start_at(model, 2, differ=True)
         return model, batch, log_p_walk(batch, model)
+
+
+INPUTS = normals(6, 2, seed=62)
+
+
+@elsewhere("VAEHMM-driven")
+def _():
+    batch = short_batch(2, inputs=INPUTS)
+    return VAEHMM(linear_core(1, 0.6), driven_chain(3), *components(3, 1)), batch, log_p_frames(batch, 1, 3)
+
+
+for _name in ("Filtering", "Product", "STR"):
+
+    @elsewhere(f"DMM-driven-{_name}")
+    def _(name=_name):
+        batch = short_batch(2, inputs=INPUTS)
+        model = start_at(DMM(linear_core(1, 0.6), drift(1, U=2), recognition(name, 1)))
+        return model, batch, log_p_walk(batch, model)
+
+
+@elsewhere("SwitchingDMM-driven")
+def _():
+    batch, moves = short_batch(2, inputs=INPUTS), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+    model = start_at(SwitchingDMM(linear_core(1, 0.6), driven_chain(2), moves, Filtering()), 2, differ=True)
+    return model, batch, log_p_walk(batch, model)
 
 
 @elsewhere("SwitchingDMM-labelled")
@@ -714,6 +770,7 @@ def longer(batch: Batch, extra: int, missing: bool) -> Batch:
         x=grown(batch.x, 0),
         observed=grown(batch.observed, False),
         labels=grown(batch.labels, -1),
+        inputs=grown(batch.inputs, 7),
         lengths=batch.lengths + extra if missing else batch.lengths,
     )
 
@@ -761,6 +818,46 @@ def test_padding_batching_and_order_change_nothing(name, labelled, cubes):
     for b in range(len(data)):
         alone = answers(model, data.batch(torch.tensor([b])))
         same(alone, {k: v[b : b + 1] for k, v in together.items()}, f"sequence {b} alone")
+
+
+DRIVEN: dict[str, Callable[[], Model]] = {
+    "VAEHMM": lambda: VAEHMM(deep_core(), driven_chain(3), *GAUSSIAN),
+    "DMM-Filtering": lambda: dmm(Filtering, lambda: Gated(2, 4, n_inputs=2).double()),
+    "DMM-STR": lambda: dmm(STR, lambda: drift(2, U=2)),
+    "SwitchingDMM": lambda: switching(Product, driven_chain(3)),
+}
+
+
+@pytest.mark.parametrize("name", DRIVEN)
+@torch.no_grad()
+def test_inputs_stay_with_their_frames(name, cubes):
+    model, u = DRIVEN[name](), normals(14, 2, seed=63)
+    cubes(1)
+    data = dataclasses.replace(holed_data(), inputs=u)
+    together = answers(model, data.batch())
+    same(answers(model, longer(data.batch(), 3, missing=False)), together, "padded further")
+    for b in range(len(data)):
+        alone = answers(model, data.batch(torch.tensor([b])))
+        same(alone, {k: v[b : b + 1] for k, v in together.items()}, f"sequence {b} alone")
+    other = answers(model, dataclasses.replace(data, inputs=u + 1).batch())["objective"]
+    moved = data.lengths > 1 if "DMM-" in name else data.lengths > 0  # z_1 reads no input
+    assert torch.equal(other != together["objective"], moved)
+
+
+@torch.no_grad()
+def test_a_gate_whose_inputs_weigh_nothing_is_the_plain_one(cubes):
+    driven, plain = DRIVEN["DMM-Filtering"](), MODELS["DMM-Filtering"]()
+    for layer, other in zip(driven.modules(), plain.modules(), strict=True):
+        if isinstance(layer, torch.nn.Linear):
+            n_read = other.in_features
+            layer.weight.zero_()[:, :n_read].copy_(other.weight)
+            layer.bias.copy_(other.bias)
+    for name, value in plain.state_dict().items():
+        if name.startswith(("initial", "core")):
+            driven.state_dict()[name].copy_(value)
+    cubes(1)
+    data = dataclasses.replace(holed_data(), inputs=normals(14, 2, seed=63))
+    same(answers(driven, data.batch()), answers(plain, holed_data().batch()), "driven by nothing")
 
 
 @pytest.mark.parametrize("name", ["HMM", "HMM-full", "VAE", "VAEHMM", "DMM-Filtering", "DMM-Linear"])
