@@ -49,6 +49,7 @@ class DeepMarkovModel(DeepEstimator):
         inference: q(z_t | z_{t-1}, x): "product" (prior times evidence of the present and the future),
             "product-filter" (the same without the future), "mean-field" (the static posterior of each frame),
             or Krishnan's structured networks of the past, the future or both, "ST-L", "ST-R" and "ST-LR".
+        autoregressive: the decoder reads x_{t-1} beside z_t, zeros with a mask where it was not seen.
         n_hidden: width of the transition's and the recognition's networks.
         others: see DeepEstimator.
 
@@ -63,6 +64,7 @@ class DeepMarkovModel(DeepEstimator):
     _: KW_ONLY
     transition: str = "gated"
     inference: str = "product"
+    autoregressive: bool = False
     n_hidden: int = 32
 
     @property
@@ -71,7 +73,8 @@ class DeepMarkovModel(DeepEstimator):
 
     def build(self, core: AEVB) -> DMM:
         transition = transition_named(self.transition, core.n_latent, self.n_hidden, self.n_inputs)
-        return DMM(core, transition, recognition_named(self.inference, core, self.n_hidden))
+        recognition = recognition_named(self.inference, core, self.n_hidden)
+        return DMM(core, transition, recognition, self.autoregressive)
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """The pre-trained core is start enough: transitions begin as a slow drift."""

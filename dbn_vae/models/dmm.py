@@ -15,6 +15,7 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
+from dbn_vae.models.autoregressive import ReadsBefore, context_width, frame_before
 from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, add_up, real_frames
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.nn import take
@@ -22,10 +23,19 @@ from dbn_vae.sequences import Batch
 
 
 class DMM(LatentModel):
-    """A core, a transition p(z_t | z_{t-1}) and a way to infer."""
+    """A core, a transition p(z_t | z_{t-1}) and a way to infer.
 
-    def __init__(self, core: AEVB, transition: Conditional, recognition: Recognition) -> None:
+    autoregressive: the emission is p(x_t | z_t, x_{t-1}), see autoregressive.py; the core's decoder is widened.
+    """
+
+    def __init__(
+        self, core: AEVB, transition: Conditional, recognition: Recognition, autoregressive: bool = False
+    ) -> None:
         super().__init__()
+        self.autoregressive = autoregressive
+        if autoregressive:
+            n_context = context_width(core.likelihood, core.n_observed)
+            core.add_module("decoder", ReadsBefore(core.decoder, n_context))
         self.core, self.transition, self.recognition = core, transition, recognition
         self.initial_mean = nn.Parameter(torch.zeros(core.n_latent))
         self.initial_log_scale = nn.Parameter(torch.zeros(core.n_latent))
@@ -67,6 +77,26 @@ class DMM(LatentModel):
         return normal(
             torch.where(begins, first.mean, later.mean), torch.where(begins, first.scale, later.scale)
         )
+
+    def seen_from(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        """What the decoder reads of frames (..., T, D) and latents (..., T, Z) of the same steps."""
+        if not self.autoregressive:
+            return z
+        before = frame_before(self.core.likelihood, x, observed)
+        return torch.cat([z, before.expand(*z.shape[:-1], -1)], -1)
+
+    def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
+        return super().log_likelihood(batch, self.seen_from(batch.x, batch.observed, z))
+
+    def log_likelihood_at(self, batch: Batch, t: int, z: Tensor) -> Tensor:
+        if self.autoregressive and t:
+            pair = slice(t - 1, t + 1)
+            z = self.seen_from(batch.x[:, pair], batch.observed[:, pair], z[:, :, None].expand(-1, -1, 2, -1))
+            z = z[:, :, 1]
+        return super().log_likelihood_at(batch, t, z)
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        return self.core.mean(self.seen_from(batch.x, batch.observed, self.latents(batch)))
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         z, q = self.draw_path(batch, n_samples, generator)
@@ -117,7 +147,14 @@ class DMM(LatentModel):
             before = z if inputs is None else beside(z, inputs[t])
             path.append(z := draw(self.transition(before), generator))
         latent = torch.stack(path)
-        return sample(self.core.decode(latent), generator), latent
+        if not self.autoregressive:
+            return sample(self.core.decode(latent), generator), latent
+        x = [sample(self.core.decode(latent[0]), generator)]
+        for now in latent[1:]:
+            last = torch.stack([x[-1], x[-1]])  # of the second only the place counts
+            given = self.seen_from(last, torch.ones_like(last, dtype=torch.bool), now.expand(2, -1))
+            x.append(sample(self.core.decode(given[1]), generator))
+        return torch.stack(x), latent
 
 
 def beside(z: Tensor, u: Tensor) -> Tensor:

@@ -448,6 +448,30 @@ for _name in ("Filtering", "Product", "STR"):
         return model, batch, log_p_walk(batch, model)
 
 
+BEFORE = 0.3 * normals(2, 4, seed=64)  # what x_{t-1} and its mask add to x_t
+
+
+def reading_before(core: AEVB, move, q: Recognition) -> DMM:
+    model = start_at(DMM(core, move, q, autoregressive=True))
+    with torch.no_grad():
+        model.core.decoder.context.weight.normal_(generator=seeded(65))
+        if len(core.decoder.rest) == 0:  # linear: the first rows add to the mean, those after them to σ
+            model.core.decoder.context.weight.copy_(torch.cat([BEFORE, 0 * BEFORE]))
+    return model
+
+
+for _name in ("Filtering", "Product", "STR"):
+
+    @elsewhere(f"DMM-autoregressive-{_name}")
+    def _(name=_name):
+        """Given x_{t-1}, what it adds to x_t is known: take it away and what is left is the plain linear model."""
+        batch = short_batch(2)
+        model = reading_before(linear_core(1, 0.6), drift(1), recognition(name, 1))
+        last = torch.cat([batch.x, batch.observed], -1).roll(1, 1)
+        last[:, 0] = 0
+        return model, batch, log_p_walk(batch._replace(x=batch.x - last @ BEFORE.T), model)
+
+
 @elsewhere("SwitchingDMM-driven")
 def _():
     batch, moves = short_batch(2, inputs=INPUTS), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
@@ -561,6 +585,67 @@ def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
     assert gaps[2] == pytest.approx(0, abs=0.1)
     assert gaps[1] < 0.5
     assert (log_p - model.elbo(data, 2000, seeded()).elbo).item() > 0.5
+
+
+# Emissions that read the frame before
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "categorical", "made"])
+@torch.no_grad()
+def test_with_holes_the_autoregressive_emission_is_still_a_distribution(family):
+    """Given any z, probabilities over every value of what was seen sum to 1: a bound stays a bound."""
+    n_symbols = 3 if family == "categorical" else 2
+    options = {"categorical": {"n_symbols": 3}, "made": {"n_observed": 2}}.get(family, {})
+    likelihood = likelihoods.named(family, **options)
+    model = DMM(deep_core(likelihood), gated(), Filtering(), autoregressive=True).double()
+    for part in model.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.weight.normal_(generator=seeded())
+    x = torch.full((n_symbols**4, 3, 2), NAN, dtype=torch.float64)
+    seen = torch.tensor([[True, False], [True, True], [False, True]])
+    x[:, seen] = paths(4, n_symbols).double()
+    batch = Sequences.from_any(x).batch()
+    z = normals(5, 1, 3, 2, seed=66).expand(-1, len(x), -1, -1)
+    close(model.log_likelihood(batch, z).exp().sum(1), torch.ones(5).double(), **EXACT)
+    stepwise = sum(model.log_likelihood_at(batch, t, z[:, :, t]) for t in range(3))
+    close(stepwise, model.log_likelihood(batch, z), **EXACT)
+    without = DMM(model.core, model.transition, model.recognition)
+    without.load_state_dict(model.state_dict())
+    differ = model.reconstruct(batch) - without.reconstruct(batch)
+    assert (differ[:, 0] == 0).all(), "nothing lies before the first frame"
+    if family == "bernoulli":
+        assert differ[:, 1:].abs().min() > 1e-6
+
+
+@torch.no_grad()
+def test_a_frame_before_that_was_not_seen_is_none_of_zeros():
+    model = reading_before(linear_core(1), drift(1), Filtering())
+    z = torch.zeros(1, 1, 2, 1).double()
+    last = torch.tensor([[0.0, 0.0]]).double()
+    answers = [
+        model.log_likelihood(Sequences.from_any([torch.cat([before, last])]).batch(), z)
+        - model.core.log_likelihood(before.nan_to_num(), ~before.isnan(), z[0, 0, 0])
+        for before in (last, last * NAN)
+    ]
+    assert (answers[0] - answers[1]).abs() > 0.01
+    alone = model.core.log_likelihood(last, last == 0, z[0, 0, 0])
+    close(answers[1].view(1), alone, **EXACT)  # as the first frame, before which there is none
+
+
+@torch.no_grad()
+def test_autoregressive_samples_follow_what_came_before():
+    model = reading_before(linear_core(1), drift(1), Filtering())
+    x, z = model.sample(3000, seeded())
+    C, d, scale = DECODERS[1]
+    before = torch.cat([x[:-1], torch.ones_like(x[:-1])], -1) @ BEFORE.T
+    is_standard_normal((x[1:] - z[1:] @ C.T - d - before) / scale)
+
+
+def test_a_decoder_that_does_not_begin_with_a_linear_layer_is_refused():
+    core = deep_core()
+    core.decoder = torch.nn.Sequential(torch.nn.Tanh(), core.decoder)
+    with pytest.raises(TypeError, match="the decoder begins with Tanh"):
+        DMM(core, gated(), Filtering(), autoregressive=True)
 
 
 # The VAE-HMM's closed forms
@@ -735,6 +820,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "DMM-Filtering": lambda: dmm(Filtering),
     "DMM-Linear": lambda: dmm(Filtering, lambda: Linear(2)),
     "DMM-Product": lambda: dmm(Product),
+    "DMM-autoregressive": lambda: reading_before(deep_core(), gated(), deep_recognition(Product)),
     "DMM-STL": lambda: dmm(STL),
     "DMM-STR": lambda: dmm(STR),
     "DMM-STLR": lambda: dmm(STLR),
