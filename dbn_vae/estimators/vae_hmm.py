@@ -11,6 +11,7 @@ from dbn_vae.aevb import AEVB
 from dbn_vae.emissions.frame import FrameLogProb
 from dbn_vae.emissions.predictive import plain
 from dbn_vae.estimators.arguments import require_choice
+from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
 from dbn_vae.models.base import LatentModel, StateModel
@@ -20,6 +21,7 @@ from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import adopt
+from dbn_vae.transitions.stationary import Stationary
 
 
 @dataclass(eq=False, repr=False)
@@ -33,12 +35,13 @@ class VAEHMM(DeepStateEstimator):
         covariance: of z in a state, "diag", "full", or "tied", one matrix for all states.
         inference: "exact", states and latents inform each other (models.VAEHMM); or q(z) blind to time, trained on
             the bound "sampled" or "analytic" (models.SampledVAEHMM, MeanFieldVAEHMM), to compare with.
-        stickiness: pseudo-counts of staying that the prior adds to every row of A; where inputs drive the chain,
-            which has no such prior, it acts through the start alone.
+        top_k: in training and in scores decode z of the so many likeliest states of each frame only: lower bounds, at a
+            cost that does not grow with K; for inference="exact".
         n_init: starts of that classical HMM.
-        others: see DeepEstimator.
+        others: see DeepStateEstimator and DeepEstimator.
 
-    Attributes: startprob_ (K,), transmat_ (K, K), module_ (a models.HMMPrior), history_.
+    Attributes: startprob_ (K,), transmat_ (K, K), with durations that from stay to stay, and durations_,
+        mean_durations_; module_ (a models.HMMPrior), history_.
     """
 
     module_: HMMPrior = field(init=False)
@@ -48,7 +51,7 @@ class VAEHMM(DeepStateEstimator):
     _: KW_ONLY
     covariance: str = "diag"
     inference: str = "exact"
-    stickiness: float = 10.0
+    top_k: int | None = None
     n_init: int = 4
     algorithm: str = "viterbi"
     max_length: int | None = 200
@@ -60,13 +63,15 @@ class VAEHMM(DeepStateEstimator):
             "full": torch.eye(Z).expand(K, Z, Z),
             "tied": torch.eye(Z)[None],
         }
-        models: dict[str, type[Model] | type[MeanFieldVAEHMM]]
-        models = {"exact": Model, "sampled": SampledVAEHMM, "analytic": MeanFieldVAEHMM}
         require_choice(spreads, covariance=self.covariance)
-        require_choice(models, inference=self.inference)
-        return models[self.inference](
-            core, self.chain(self.stickiness), torch.zeros(K, Z), spreads[self.covariance]
-        )
+        require_choice(("exact", "sampled", "analytic"), inference=self.inference)
+        parts = core, self.chain(), torch.zeros(K, Z), spreads[self.covariance]
+        if self.inference == "exact":
+            require_at_least(1, top_k=K if self.top_k is None else self.top_k)
+            return Model(*parts, top_k=self.top_k)
+        if self.top_k is not None:
+            raise ValueError(f"top_k={self.top_k} beside inference={self.inference!r}; it is for 'exact'")
+        return (SampledVAEHMM if self.inference == "sampled" else MeanFieldVAEHMM)(*parts)
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
@@ -91,14 +96,16 @@ class VAEHMM(DeepStateEstimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
-        adopt(model, hmm.build().to(data.x))
+        seen = data.observed.any(1, keepdim=True).expand_as(latents)
+        adopt(model, hmm.build().to(data.x), data.replace(x=latents, observed=seen))
 
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
         """log π, log A, the potential of a single frame, which depends on no other, and D."""
         assert isinstance(model, HMMPrior)
-        if self.n_inputs:
+        if not isinstance(model.transition, Stationary):
             raise NotImplementedError(
-                "filter_state is not offered where inputs drive the chain; use filter, on all frames so far"
+                "filter_state is not offered where inputs drive the chain or stays have durations; use filter, on all "
+                "frames so far"
             )
 
         def log_prob(x: np.ndarray) -> np.ndarray:

@@ -79,13 +79,12 @@ def draw(p: Gaussian, generator: torch.Generator | None, n: tuple[int, ...] = ()
 
 
 def chosen(p: Gaussian, states: Tensor) -> Gaussian:
-    """Of components (..., K, Z) those named by states (...): (..., Z)."""
+    """Of components (..., K, Z) those named by states (..., k): (..., k, Z)."""
 
     def at(values: Tensor, n: int) -> Tensor:
         tail = values.shape[-n:]
-        every = values.expand(*states.shape, *values.shape[-n - 1 :])
-        index = states.view(*states.shape, *[1] * (n + 1)).expand(*states.shape, 1, *tail)
-        return every.gather(states.dim(), index).squeeze(states.dim())
+        index = states.view(*states.shape, *[1] * n).expand(*states.shape, *tail)
+        return values.expand(*states.shape[:-1], *values.shape[-n - 1 :]).gather(states.dim() - 1, index)
 
     if isinstance(p, Normal):
         return normal(at(p.mean, 1), at(p.scale, 1))

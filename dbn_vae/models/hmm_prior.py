@@ -7,18 +7,18 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from dbn_vae import inference
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import normal, sample
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
+from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.gaussians import Gaussian, chosen, dense, draw, log_density, packed, unpacked
-from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
-from dbn_vae.models.particles import known_states, moves, update
+from dbn_vae.models.particles import belief_in, known_states
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
@@ -28,7 +28,7 @@ class HMMPrior(StateModel, LatentModel):
 
     Args:
         core: the static AEVB.
-        transition: the chain over K states.
+        transition: the chain over K states, Markov or semi-Markov.
         mean: (K, Z) of the components p(z_t | s_t = k).
         variance: theirs (K, Z), or matrices (K, Z, Z), or the one matrix (1, Z, Z) that all states share.
     """
@@ -43,6 +43,13 @@ class HMMPrior(StateModel, LatentModel):
             self.log_scale = nn.Parameter(0.5 * variance.log())
         else:
             self.factor = nn.Parameter(packed(torch.linalg.cholesky(variance)))
+
+    @property
+    def verbs(self) -> ModuleType:  # type: ignore[override]
+        return verbs_of(self.transition)
+
+    def log_parameter_prior(self) -> Tensor:
+        return self.transition.log_prior()
 
     @abstractmethod
     def state_potential(self, batch: Batch) -> Tensor:
@@ -68,7 +75,7 @@ class HMMPrior(StateModel, LatentModel):
         return self.chain_of(self.state_potential(batch), batch)
 
     def chain_of(self, potential: Tensor, batch: Batch) -> Chain:
-        return state_chain(self.transition, potential, batch)
+        return chain_under(self.transition, potential, batch)
 
     def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
         """FWD(π, A, log N(z_t; μ_k, Σ_k)): (S, B, T, Z) to (S, B)."""
@@ -81,15 +88,15 @@ class HMMPrior(StateModel, LatentModel):
 
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
         """A particle carries p(s_t | z_{1:t}) alone: given the states, z_t forgets z_{t-1}."""
-        move, known = moves(self.transition, batch), known_states(batch, self.n_components)
-        start = self.transition.log_initial(batch.inputs).expand(n_samples, len(batch.x), -1)
+        states, known = belief_in(self.transition, batch), known_states(batch, self.n_components)
         propose = self.propose(batch, generator)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
-            predicted = inference.logsumexp(state[0][..., :, None] + move(t), -2) if t else start
-            predicted = predicted + known[:, t]
-            z, log_q = propose(t, predicted)
-            log_p, belief = update(predicted + log_density(z[..., None, :], self.components()))
+            belief = states.predict(t, state[0]) if t else states.begin(n_samples)
+            z, log_q = propose(t, states.states(belief) + known[:, t])
+            log_p, belief = states.update(
+                belief, known[:, t] + log_density(z[..., None, :], self.components())
+            )
             return (belief,), self.log_likelihood_at(batch, t, z) + log_p - log_q
 
         return advance
@@ -99,6 +106,6 @@ class HMMPrior(StateModel, LatentModel):
         self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
-        states = sample_states(self.transition, n_steps, generator, inputs=inputs)
-        z = draw(chosen(self.components(), states), generator)
+        states = sample_chain(self.transition, n_steps, generator, inputs)
+        z = draw(chosen(self.components(), states[:, None]), generator).squeeze(-2)
         return sample(self.core.decode(z), generator), states, z

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.distributions import Normal
 
-from dbn_vae import inference
 from dbn_vae.aevb import ElboTerms, log_mean_exp
 from dbn_vae.distributions import draw, log_normal, normal, posterior, standard_normal
 from dbn_vae.models.base import Generator
@@ -44,7 +43,7 @@ class MeanFieldVAEHMM(HMMPrior):
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
         z, _ = self.infer(batch, n_samples, generator)
-        return ElboTerms(self.log_likelihood(batch, z).mean(0), -inference.log_partition(self.chain(batch)))
+        return ElboTerms(self.log_likelihood(batch, z).mean(0), -self.verbs.log_partition(self.chain(batch)))
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         return self.elbo(batch, generator=generator).weighted(beta)

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from dbn_vae import inference
-from dbn_vae.aevb import ElboTerms, log_mean_exp
+from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Evidence, noise, sample
 from dbn_vae.models.base import Generator
 from dbn_vae.models.gaussians import (
@@ -41,14 +40,24 @@ from dbn_vae.models.gaussians import (
 )
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Batch
+from dbn_vae.transitions.base import Transition
 
 N_POINTS = 32  # of the integral over z when states are decoded
 
 
 class VAEHMM(HMMPrior):
-    """Inference by the exact posterior under the evidence."""
+    """Inference by the exact posterior under the evidence.
+
+    top_k: the bound decodes z of the so many likeliest states of each frame only; None: of all.
+    """
 
     reparameterized = False  # infer draws states
+
+    def __init__(
+        self, core: AEVB, transition: Transition, mean: Tensor, variance: Tensor, top_k: int | None = None
+    ) -> None:
+        super().__init__(core, transition, mean, variance)
+        self.top_k = top_k
 
     def responses(self, evidence: Evidence) -> Gaussian:
         """q(z_t | s_t = k) for every k: (B, T, K, Z)."""
@@ -64,10 +73,10 @@ class VAEHMM(HMMPrior):
         log c_t(k) would be cheaper, but it is only as good as the encoder's evidence, and training ascends the
         emissions, not the evidence.
         """
-        q = self.responses(self.core.evidence(batch.x, batch.observed))
+        p, q = self.components(), self.responses(self.core.evidence(batch.x, batch.observed))
         total = torch.full_like(q.mean[..., 0], -torch.inf)
         for point in fixed_points(q.mean):  # one at a time: (B, T, K, D) is memory enough
-            total = torch.logaddexp(total, self.log_weight(batch, q, place(q, point), 1.0))
+            total = torch.logaddexp(total, self.log_weight(batch, p, q, place(q, point), 1.0))
         return total - math.log(N_POINTS)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -77,11 +86,11 @@ class VAEHMM(HMMPrior):
         """
         evidence = self.core.evidence(batch.x, batch.observed)
         chain = self.chain_of(self.log_evidence(evidence), batch)
-        states = inference.sample(chain, n_samples, generator).clamp_min(0)  # (S, B, T)
+        states = self.verbs.sample(chain, n_samples, generator).clamp_min(0)  # (S, B, T)
         q = self.responses(evidence)
-        z = draw(chosen(q, states), generator)
+        z = draw(chosen(q, states[..., None]), generator).squeeze(-2)
         log_psi = (evidence.log_psi(z) * batch.mask).sum(-1)
-        return z, self.log_prior(batch, z) + log_psi - inference.log_partition(chain)
+        return z, self.log_prior(batch, z) + log_psi - self.verbs.log_partition(chain)
 
     def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """q ∝ Σ_k p(s_t = k | z_{1:t-1}) N(z; μ_k, Σ_k) psi_t(z), a mixture in closed form."""
@@ -91,7 +100,7 @@ class VAEHMM(HMMPrior):
         def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
             joint = predicted + log_c[:, t]
             states = sample(Categorical(logits=possible(joint)), generator).long()
-            z = draw(chosen(at_step(q, t), states), generator)
+            z = draw(chosen(at_step(q, t), states[..., None]), generator).squeeze(-2)
             prior = predicted + log_density(z[..., None, :], self.components())
             log_psi = Evidence(evidence.h[:, t], evidence.J[:, t]).log_psi(z)
             return z, torch.logsumexp(possible(prior), -1) + log_psi - torch.logsumexp(possible(joint), -1)
@@ -101,7 +110,7 @@ class VAEHMM(HMMPrior):
     def latents(self, batch: Batch) -> Tensor:
         """E_q z_t = Σ_k gamma_t(k) m_tk."""
         evidence = self.core.evidence(batch.x, batch.observed)
-        gamma = inference.smooth(self.chain_of(self.log_evidence(evidence), batch)).gamma
+        gamma = self.verbs.smooth(self.chain_of(self.log_evidence(evidence), batch)).gamma
         return (gamma[..., None] * self.responses(evidence).mean).sum(-2)
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
@@ -113,11 +122,11 @@ class VAEHMM(HMMPrior):
         evidence = self.core.evidence(batch.x, batch.observed)
         potential = self.log_evidence(evidence)
         chain = self.chain_of(potential, batch)
-        log_z = inference.log_partition(chain)
+        log_z = self.verbs.log_partition(chain)
         if log_z.requires_grad:
             (gamma,) = torch.autograd.grad(log_z.sum(), potential, create_graph=True)
         else:
-            gamma = inference.smooth(chain).gamma
+            gamma = self.verbs.smooth(chain).gamma
         q = self.responses(evidence)
         z = draw(q, generator, (n_samples,))
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
@@ -135,16 +144,41 @@ class VAEHMM(HMMPrior):
         return self.emission_bound(batch, 1, beta, generator)
 
     def emission_bound(self, batch: Batch, n_samples: int, beta: float, generator: Generator) -> Tensor:
-        """FWD over importance estimates of log p(x_t | s_t = k): (B,)."""
-        q = self.responses(self.core.evidence(batch.x, batch.observed))
-        z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)
-        potential = log_mean_exp(self.log_weight(batch, q, z, beta))
-        return inference.log_partition(self.chain_of(potential, batch))
+        """FWD over importance estimates of log p(x_t | s_t = k): (B,).
 
-    def log_weight(self, batch: Batch, q: Gaussian, z: Tensor, beta: float) -> Tensor:
-        """log p(x_t | z) − β log q(z | s_t = k) / N(z; μ_k, Σ_k): (..., B, T, K, Z) to (..., B, T, K)."""
+        With top_k, over the paths through the likeliest states of every frame alone.  Which these are depends on x
+        and not on the samples, so that exp FWD is an unbiased estimate of the sum of p(x, s) over those paths.  What is
+        left out are terms that are not negative: that sum is at most p(x), and the bound is still one, only lower.
+        """
+        evidence = self.core.evidence(batch.x, batch.observed)
+        p, q = self.components(), self.responses(evidence)
+        kept = None if self.top_k is None else self.likeliest(evidence, batch, self.top_k)
+        if kept is not None:
+            p, q = chosen(p, kept), chosen(q, kept)
+        z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)
+        potential = log_mean_exp(self.log_weight(batch, p, q, z, beta))
+        if kept is not None:
+            nothing = potential.new_full((*kept.shape[:2], self.n_components), -torch.inf)
+            potential = nothing.scatter(-1, kept, potential)
+        log_p: Tensor = self.verbs.log_partition(self.chain_of(potential, batch))
+        return log_p
+
+    @torch.no_grad()
+    def likeliest(self, evidence: Evidence, batch: Batch, n: int) -> Tensor:
+        """The n states of largest gamma under log c at every step, in their order: (B, T, n).
+
+        The most probable path is always among them, so that some path is possible whatever A forbids.
+        """
+        chain = self.chain_of(self.log_evidence(evidence), batch)
+        path = self.verbs.viterbi(chain).states.clamp_min(0)
+        gamma = self.verbs.smooth(chain).gamma.scatter(-1, path[..., None], 2.0)
+        kept: Tensor = gamma.topk(min(n, self.n_components), -1).indices.sort(-1).values
+        return kept
+
+    def log_weight(self, batch: Batch, p: Gaussian, q: Gaussian, z: Tensor, beta: float) -> Tensor:
+        """log p(x_t | z) − β log q(z | s_t) / p(z | s_t): (..., B, T, K, Z) to (..., B, T, K)."""
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
-        cost = log_density(z, q) - log_density(z, self.components())
+        cost = log_density(z, q) - log_density(z, p)
         return self.core.log_likelihood(x, observed, z) - beta * cost
 
 

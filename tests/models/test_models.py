@@ -52,7 +52,15 @@ from dbn_vae.models.gaussians import log_density
 from dbn_vae.models.structured import Structured
 from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch, Sequences
-from dbn_vae.transitions import Gated, InputDriven, Linear, Stationary
+from dbn_vae.transitions import (
+    CategoricalDuration,
+    Gated,
+    InputDriven,
+    Linear,
+    SemiMarkov,
+    Stationary,
+    Transition,
+)
 
 EXACT = {"rtol": 1e-10, "atol": 1e-9}
 NAN = math.nan
@@ -148,7 +156,9 @@ def log_p_given_path(batch: Batch, b: int, Z: int, mean: Tensor, covariance: Ten
     return dense_gaussian_log_prob(batch.x[b, :T], seen, mean, covariance, DECODERS[Z])
 
 
-def log_p_frames(batch: Batch, Z: int, K: int | None = None, covariance: str = "diag") -> Tensor:
+def log_p_frames(
+    batch: Batch, Z: int, K: int | None = None, covariance: str = "diag", chain: Transition | None = None
+) -> Tensor:
     """The static VAE's (K None), or the VAE-HMM's summed over paths."""
     first = (torch.zeros(1, Z).double(), torch.eye(Z).double()[None])
     if K is not None:
@@ -159,19 +169,17 @@ def log_p_frames(batch: Batch, Z: int, K: int | None = None, covariance: str = "
             for k, (m, V) in enumerate(zip(*first, strict=True)):
                 one = batch.x[b, t : t + 1], batch.observed[b, t : t + 1].any(-1)
                 potential[b, t, k] = dense_gaussian_log_prob(*one, m[None], V[None, :, None], DECODERS[Z])
-    driven = batch.inputs is not None
-    transition = (driven_chain if driven else chain_over)(len(first[0]))
+    transition = chain or (chain_over if batch.inputs is None else driven_chain)(len(first[0]))
     if batch.labels is not None:
         states = torch.arange(len(first[0]))
         wrong = (batch.labels[..., None] >= 0) & (batch.labels[..., None] != states)
         potential = potential.masked_fill(wrong, -math.inf)
-    chain = Chain(
-        transition.log_initial(batch.inputs).detach(),
-        transition.log_transition(batch.inputs).detach(),
-        potential,
-        batch.lengths,
-    )
-    return enumerate_posterior(chain)[0]
+    log_p = []
+    for b, T in enumerate(batch.lengths.tolist()):
+        fits = [potential[b, torch.arange(T), path].sum() for path in paths(T, len(first[0]))]
+        moves = [log_p_path(transition, batch, b, path) for path in paths(T, len(first[0]))]
+        log_p.append((torch.stack(fits) + torch.stack(moves)).logsumexp(0))
+    return torch.stack(log_p).detach()
 
 
 def log_p_walk(batch: Batch, model: DMM | SwitchingDMM) -> Tensor:
@@ -205,8 +213,26 @@ def driving(model: DMM | SwitchingDMM, batch: Batch, b: int, t: int) -> Tensor |
     return batch.inputs[b, t] if isinstance(model, DMM) and batch.inputs is not None else None
 
 
-def log_p_path(chain: Stationary | InputDriven, batch: Batch, b: int, path: Tensor) -> Tensor:
-    """log p(path), under the inputs where they drive it; in a DMM they do not."""
+def stays_over(K: int, low: int = 1) -> SemiMarkov:
+    """Three lengths or more, one of them impossible in state 0."""
+    plain, apart = chain_over(K), 1 - torch.eye(K).double()
+    moves = plain.log_transition().exp().detach() * apart
+    chain = Stationary(plain.log_initial().exp(), moves / moves.sum(1, keepdim=True))
+    lengths = normals(K, 4, seed=67).softmax(1)
+    lengths[0, 1] = 0
+    return SemiMarkov(chain, CategoricalDuration(lengths, min_duration=low))
+
+
+def log_p_path(chain: Transition, batch: Batch, b: int, path: Tensor) -> Tensor:
+    """log p(path), under the inputs where they drive it, or stay by stay; the last stay may go on."""
+    if isinstance(chain, SemiMarkov):
+        runs = [(k, len(list(run))) for k, run in itertools.groupby(path.tolist())]
+        lengths = chain.durations.log_prob().exp()
+        score = chain.log_initial()[runs[0][0]]
+        for (i, d), (j, _) in itertools.pairwise(runs):
+            score = score + lengths[i, d - 1].log() + chain.log_transition()[i, j]
+        k, d = runs[-1]
+        return score + lengths[k, d - 1 :].sum().log()
     first, moves = chain.log_initial(batch.inputs), chain.log_transition(batch.inputs)
     first = first[b] if first.dim() > 1 else first
     score = first[path[0]]
@@ -314,6 +340,13 @@ def _():
     return VAEHMM(linear_core(2), chain_over(3), *components(3, 2)), batch, log_p_frames(batch, 2, 3)
 
 
+@at_the_truth("VAEHMM-stays")
+def _():
+    batch, chain = short_batch(3), stays_over(3)
+    model = VAEHMM(linear_core(2), chain, *components(3, 2))
+    return model, batch, log_p_frames(batch, 2, 3, chain=chain)
+
+
 @at_the_truth("DMM")
 def _():
     batch, move = short_batch(2), drift(1)
@@ -352,7 +385,7 @@ def test_a_vae_hmm_decodes_by_its_emissions(name):
     """log p(x_t | s_t = k) itself at the truth, and the nearest thing to it under evidence that is a little off."""
     model, batch, log_p = AT_THE_TRUTH[name]()
     potential = model.state_potential(batch)
-    close(inference.log_partition(model.chain(batch)), log_p, **EXACT)
+    close(model.verbs.log_partition(model.chain(batch)), log_p, **EXACT)
     model.core = linear_core(model.core.n_latent, doubt=0.7)
     off = (model.state_potential(batch) - potential)[batch.mask].abs().max()
     evidence = model.core.evidence(batch.x, batch.observed)
@@ -404,14 +437,18 @@ for _kind in (VAEHMM, MeanFieldVAEHMM):
             return model, batch, log_p_frames(batch, 1, 3)
 
 
-for _kind in (VAEHMM, MeanFieldVAEHMM, SampledVAEHMM):
-    for _covariance in ("full", "tied"):
+for _kind, _covariance in (
+    (VAEHMM, "full"),
+    (VAEHMM, "tied"),
+    (MeanFieldVAEHMM, "full"),
+    (SampledVAEHMM, "full"),
+):
 
-        @elsewhere(f"{_kind.__name__}-{_covariance}")
-        def _(kind=_kind, covariance=_covariance):
-            batch = short_batch(3)
-            model = kind(linear_core(2, 0.6), chain_over(2), *spread(2, 2, covariance)[:2])
-            return model, batch, log_p_frames(batch, 2, 2, covariance)
+    @elsewhere(f"{_kind.__name__}-{_covariance}")
+    def _(kind=_kind, covariance=_covariance):
+        batch = short_batch(3)
+        model = kind(linear_core(2, 0.6), chain_over(2), *spread(2, 2, covariance)[:2])
+        return model, batch, log_p_frames(batch, 2, 2, covariance)
 
 
 for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
@@ -439,7 +476,23 @@ def _():
     return VAEHMM(linear_core(1, 0.6), driven_chain(3), *components(3, 1)), batch, log_p_frames(batch, 1, 3)
 
 
-for _name in ("Filtering", "Product", "STR"):
+for _kind in (VAEHMM, SampledVAEHMM):
+
+    @elsewhere(f"{_kind.__name__}-stays")
+    def _(kind=_kind):
+        batch, chain = short_batch(2, [-1, -1, 0, -1, -1, -1]), stays_over(3)
+        model = kind(linear_core(1, 0.6), chain, *components(3, 1))
+        return model, batch, log_p_frames(batch, 1, 3, chain=chain)
+
+
+@elsewhere("SwitchingDMM-stays")
+def _():
+    batch, moves = short_batch(2), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+    model = start_at(SwitchingDMM(linear_core(1, 0.6), stays_over(2, 2), moves, Filtering()), 2, differ=True)
+    return model, batch, log_p_walk(batch, model)
+
+
+for _name in ("Filtering", "Product"):
 
     @elsewhere(f"DMM-driven-{_name}")
     def _(name=_name):
@@ -575,6 +628,40 @@ def test_the_vae_hmms_objective_is_at_least_its_elbo(name):
     assert (one.mean(0) >= elbo - 4.5 * one.std(0) / math.sqrt(200) - 0.01).all()
 
 
+@pytest.mark.parametrize(
+    "name", ["VAEHMM", "VAEHMM-full", "VAEHMM-labelled", "VAEHMM-stays", "VAEHMM-left-right"]
+)
+@torch.no_grad()
+def test_the_bound_over_the_likeliest_states_rises_to_the_whole_one(name):
+    """Each k sums over fewer paths than the next; all of them are the plain bound, noise for noise."""
+    model, batch = (ELSEWHERE[name]()[:2]) if name in ELSEWHERE else (MODELS[name](), holed_data().batch())
+    K, bounds = model.n_components, []
+    for top_k in (None, K + 3, *range(K, 0, -1)):
+        model.top_k = top_k
+        bounds.append(torch.stack([model.importance_bound(batch, 50, seeded(i)) for i in range(12)]))
+    assert torch.equal(bounds[0], bounds[1])
+    assert torch.equal(bounds[0], bounds[2])
+    for more, fewer in itertools.pairwise(bounds[2:]):
+        assert fewer.isfinite().all()
+        error = ((fewer.var(0) + more.var(0)) / 12).sqrt()
+        assert (fewer.mean(0) < more.mean(0) + 4.5 * error + 1e-9).all(), (fewer.mean(0), more.mean(0))
+    assert bounds[-1].mean() < bounds[0].mean() - 0.01
+
+
+@torch.no_grad()
+def test_what_is_kept_is_the_sum_over_its_paths():
+    model, batch, _ = AT_THE_TRUTH["VAEHMM-Z1-K3"]()
+    kept = model.likeliest(model.core.evidence(batch.x, batch.observed), batch, 2)
+    potential = model.state_potential(batch)
+    among = torch.zeros_like(potential).scatter(-1, kept, 1.0) > 0
+    fewer = Chain(*model.chain(batch)[:2], potential.masked_fill(~among, -math.inf), batch.lengths)
+    model.top_k = 2
+    close(model.importance_bound(batch, 3, seeded()), enumerate_posterior(fewer)[0], **EXACT)
+    gamma = model.smooth(batch).gamma  # at the truth log c is the emission, but for its level
+    dropped = torch.where(among, 1.0, gamma)[batch.mask].min(-1).values
+    assert (dropped[:, None] <= gamma[batch.mask] + 1e-9).all(), "the likeliest are kept"
+
+
 @torch.no_grad()
 def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
     """Fifteen steps: the bounds of the filtering posterior close in on the dense Gaussian from below."""
@@ -658,11 +745,11 @@ def test_what_a_dense_component_says_of_evidence_is_its_integral(covariance):
     mean, matrix, covariances = spread(3, 2, covariance)
     model = VAEHMM(linear_core(2), chain_over(3), mean, matrix)
     h, J = normals(4, 2, seed=7), 3 * normals(4, 2, seed=8).square()
-    axis = torch.linspace(-14, 14, 701, dtype=torch.float64)
+    axis = torch.linspace(-14, 14, 281, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)[:, None, None]  # (G, 1, 1, Z)
     prior = torch.distributions.MultivariateNormal(mean, covariances).log_prob(z)  # (G, 1, K)
     joint = prior + (h * z[:, 0] - 0.5 * J * z[:, 0].square()).sum(-1)[..., None]  # (G, 4, K)
-    log_c = joint.logsumexp(0) + 2 * math.log(0.04)
+    log_c = joint.logsumexp(0) + 2 * math.log(0.1)
     close(model.log_evidence(Evidence(h, J)), log_c, **EXACT)
     q, weight = model.responses(Evidence(h, J)), joint.softmax(0)[..., None]
     first = (weight * z).sum(0)
@@ -788,7 +875,7 @@ def dmm(kind, transition=gated) -> DMM:
     return start_at(DMM(deep_core(), transition(), deep_recognition(kind)))
 
 
-def switching(kind, chain: Stationary | None = None) -> SwitchingDMM:
+def switching(kind, chain: Transition | None = None) -> SwitchingDMM:
     moves = [gated(), Linear(2), gated()]
     model = SwitchingDMM(deep_core(), chain or chain_over(3), moves, deep_recognition(kind))
     return start_at(model, 3, differ=True)
@@ -830,6 +917,8 @@ MODELS: dict[str, Callable[[], Model]] = {
     "SwitchingDMM-STL": lambda: switching(STL),
     "SwitchingDMM-STR": lambda: switching(STR),
     "SwitchingDMM-STLR": lambda: switching(STLR),
+    "VAEHMM-stays": lambda: VAEHMM(deep_core(), stays_over(3), *GAUSSIAN),
+    "SwitchingDMM-stays": lambda: switching(Filtering, stays_over(3, 2)),
     "SwitchingDMM-left-right": lambda: switching(Filtering, left_right()),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -1037,6 +1126,16 @@ def test_the_same_seed_gives_the_same_number(name):
     assert torch.equal(first, again)
     if isinstance(model, LatentModel):
         assert not torch.equal(first, other)
+
+
+@torch.no_grad()
+def test_the_prior_of_a_chain_of_stays_counts_once():
+    """Of a module within a module."""
+    for name in ("VAEHMM-stays", "SwitchingDMM-stays"):
+        model = MODELS[name]()
+        model.transition.moves.transmat_prior = 3.0
+        A = model.transition.log_transition()
+        close(model.log_parameter_prior(), 2 * A[-math.inf < A].sum(), **EXACT)
 
 
 # Labels
