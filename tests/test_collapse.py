@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
+from dbn_vae.evaluation.likelihood import particle_filter
 from dbn_vae.models import DMM, HMM, VAE, VAEHMM, Filtering, MeanFieldVAEHMM, PerStep, Product, SwitchingDMM
 from dbn_vae.sequences import Sequences
-from dbn_vae.transitions import Gated, Linear, Stationary
+from dbn_vae.transitions import Gated, Linear, NegativeBinomialDuration, SemiMarkov, Stationary
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 close = torch.testing.assert_close
@@ -82,10 +83,13 @@ def agree(a, b, *arguments) -> None:
     close(a.objective(batch, generator=seeded()), b.objective(batch, generator=seeded()), **EXACT)
 
 
+@pytest.mark.parametrize("covariance", ["diag", "full"])
 @pytest.mark.parametrize("kind", [VAEHMM, MeanFieldVAEHMM])
-def test_a_vae_hmm_with_one_standard_state_is_the_vae(kind):
+def test_a_vae_hmm_with_one_standard_state_is_the_vae(kind, covariance):
     shared, batch = core(), data().batch()
-    vae, vae_hmm = VAE(shared), kind(shared, one_state(), *STANDARD)
+    mean, variance = STANDARD
+    spread = variance if covariance == "diag" else torch.diag_embed(variance)
+    vae, vae_hmm = VAE(shared), kind(shared, one_state(), mean, spread)
     close(vae_hmm.latents(batch), vae.latents(batch), **EXACT)
     for n_samples in (1, 5):
         one, other = (m.elbo(batch, n_samples, seeded()) for m in (vae_hmm, vae))
@@ -206,6 +210,52 @@ def test_a_switching_dmm_whose_states_cannot_be_told_apart_knows_the_chain_alone
     for t in range(5):
         close(model.filter(batch).probs[0, t], belief, **EXACT)
         belief = belief @ states.log_transition().exp()
+
+
+def twice_the_chain() -> tuple[Stationary, SemiMarkov]:
+    """A Markov chain, and the same as stays of geometric length, cut off where none is left."""
+    mean = torch.tensor([0.5, 1.5, 4.0]).double()  # steps beyond the first
+    stay = mean / (1 + mean)
+    apart = normals(3, 3, seed=3).exp() * (1 - torch.eye(3))
+    apart = apart / apart.sum(1, keepdim=True)
+    start = normals(3, seed=2).softmax(0)
+    lengths = NegativeBinomialDuration(mean, torch.ones(3).double(), 200, geometric=True)
+    plain = Stationary(start, stay.diag() + (1 - stay)[:, None] * apart)
+    return plain, SemiMarkov(Stationary(start, apart), lengths)
+
+
+@pytest.mark.parametrize("kind", ["VAEHMM", "MeanFieldVAEHMM", "SwitchingDMM"])
+@pytest.mark.parametrize("labels", [None, [0, -1, 2, -1, -1, 1, -1, -1, 0]])
+def test_stays_of_geometric_length_are_a_markov_chain(kind, labels):
+    """In every bound, in the states, in the particle filter, and in the gradient of the objective."""
+    batch, shared, move = data(labels=labels).batch(), core(), Gated(2).double()
+    moves = [copy.deepcopy(move) for _ in range(3)]
+    for k, other in enumerate(moves):
+        other.linear.bias.fill_(0.5 * k)
+    models = []
+    for chain in twice_the_chain():
+        if kind == "SwitchingDMM":
+            models.append(SwitchingDMM(shared, chain, moves, Filtering()).double())
+        else:
+            made = {"VAEHMM": VAEHMM, "MeanFieldVAEHMM": MeanFieldVAEHMM}[kind]
+            models.append(made(shared, chain, *GAUSSIANS))
+    one, other = models
+    z = normals(4, 3, 5, 2, seed=8)
+    close(one.log_prior(batch, z), other.log_prior(batch, z), **EXACT)
+    close(one.latents(batch), other.latents(batch), **EXACT)
+    close(one.elbo(batch, 3, seeded()).elbo, other.elbo(batch, 3, seeded()).elbo, **EXACT)
+    close(one.importance_bound(batch, 3, seeded()), other.importance_bound(batch, 3, seeded()), **EXACT)
+    close(particle_filter(one, batch, 4, seeded()), particle_filter(other, batch, 4, seeded()), **EXACT)
+    close(one.smooth(batch).gamma, other.smooth(batch).gamma, **EXACT)
+    close(one.filter(batch).probs, other.filter(batch).probs, **EXACT)
+    assert torch.equal(one.viterbi(batch).states, other.viterbi(batch).states)
+    with torch.enable_grad():
+        found = [
+            torch.autograd.grad(m.objective(batch, generator=seeded()).sum(), shared.parameters())
+            for m in models
+        ]
+    for a, b in zip(*found, strict=True):
+        close(a, b, **EXACT)
 
 
 @pytest.mark.parametrize("labels", [None, [0, -1, 2, -1, -1, 1, -1, -1, 0]])

@@ -8,6 +8,7 @@ Is it `lengths`, as in hmmlearn, or a target y, as in scikit-learn?
 It is lengths only where it can be nothing else.  What could be both is refused, never guessed.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,22 @@ def require_width(data: Sequences, width: int, name: str) -> None:
         raise ValueError(f"X has frames of shape {shape}; this model was fitted to {(width,)}")
     if shape != (width,):
         raise ValueError(f"X has {shape[0]} features, but {name} is expecting {width} features as input")
+
+
+def require_choice(choices: Iterable[str], **value: str) -> None:
+    """Raise ValueError for an argument, given by its name, that is none of the choices."""
+    for name, given in value.items():
+        if given not in choices:
+            raise ValueError(f"{name}={given!r}; it is one of {list(choices)}")
+
+
+def input_columns(X: Any, inputs: Any) -> int:
+    """Columns of the inputs that come with X, in whatever form; 0 where none do."""
+    given = X.inputs if isinstance(X, Sequences) else inputs
+    if given is None:
+        return 0
+    one = given[0] if isinstance(given, list | tuple) and len(given) and np.ndim(given[0]) == 2 else given
+    return int(np.shape(one)[-1]) if np.ndim(one) else 0  # what is no table is refused where it is read
 
 
 def require_inputs(data: Sequences, n_inputs: int, name: str) -> None:

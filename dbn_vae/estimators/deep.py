@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dbn_vae.aevb import AEVB
-from dbn_vae.estimators.arguments import lengths_given
+from dbn_vae.estimators.arguments import input_columns, lengths_given, require_sample_inputs
 from dbn_vae.estimators.base import SequenceEstimator, require_at_least, weighted_total
 from dbn_vae.estimators.devices import where
 from dbn_vae.evaluation.likelihood import Score, elbo, iwae, smc
@@ -63,6 +63,7 @@ class DeepEstimator(SequenceEstimator):
 
     dtype: ClassVar[torch.dtype] = torch.float32
     frames_at_once: ClassVar[int] = 2**14
+    reads_inputs: ClassVar[bool] = False  # whether a model of this kind can be driven by inputs
 
     _: KW_ONLY
     likelihood: str = "gaussian"
@@ -94,7 +95,14 @@ class DeepEstimator(SequenceEstimator):
         """The model's own start, given a pre-trained core and (scaled) data."""
 
     def fit(
-        self, X: Any, y: Any = None, *, lengths: Any = None, labels: Any = None, sample_weight: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        lengths: Any = None,
+        labels: Any = None,
+        sample_weight: Any = None,
+        inputs: Any = None,
     ) -> Self:
         """Train on data in any form that Sequences.from_any takes.
 
@@ -102,6 +110,8 @@ class DeepEstimator(SequenceEstimator):
             y: not read, or lengths without their name: see lengths_given.
             labels: known states, one a frame, −1 where unknown; for models with states.
             sample_weight: (B,) weight of each sequence.
+            inputs: u_t, (n, U), which then drive the states or the latent, and go with every question asked later;
+                they are taken as they are, and should be of order 1.
 
         On Ctrl-C the best parameters so far are kept before the interrupt goes on.
         """
@@ -112,7 +122,8 @@ class DeepEstimator(SequenceEstimator):
                 f"validation={self.validation}; it is a share of the sequences, from 0 to under 1"
             )
         generator = self.generator()
-        data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight)
+        self.n_inputs_ = input_columns(X, inputs) if self.reads_inputs else 0
+        data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight, inputs=inputs)
         self.remember_columns(X)
         self.size_up(data)
         self.check(data)
@@ -237,6 +248,11 @@ class DeepEstimator(SequenceEstimator):
     def width(self) -> int:
         return self.width_
 
+    @property
+    def n_inputs(self) -> int:
+        """Columns of the inputs given to fit."""
+        return getattr(self, "n_inputs_", 0)
+
     def is_fitted(self) -> bool:
         return hasattr(self, "module_")
 
@@ -298,15 +314,15 @@ class DeepEstimator(SequenceEstimator):
         )
         return weighted_total(score, sample_weight)
 
-    def transform(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def transform(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """The latents' posterior means: (n, n_latent)."""
         self.require_fitted()
-        return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_latent))
+        return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_latent, inputs))
 
     def fit_transform(self, X: Any, y: Any = None, *, lengths: Any = None, **options: Any) -> np.ndarray:
         """fit, then transform of the same data: (n, n_latent)."""
         sizes = lengths_given(X, y, lengths)
-        return self.fit(X, lengths=sizes, **options).transform(X, sizes)
+        return self.fit(X, lengths=sizes, **options).transform(X, sizes, inputs=options.get("inputs"))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -314,10 +330,10 @@ class DeepEstimator(SequenceEstimator):
         tags.input_tags.positive_only = self.likelihood in ("categorical", "poisson", "negative-binomial")
         return tags
 
-    def reconstruct(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def reconstruct(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """E p(x_t | z_t) at the latents, in the units of X: (n, D); missing entries are filled in."""
         self.require_fitted()
-        x = self.in_units(self.per_frame(X, lengths, self.module_.reconstruct, self.width))
+        x = self.in_units(self.per_frame(X, lengths, self.module_.reconstruct, self.width, inputs))
         return self.like(X, x)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
@@ -331,13 +347,20 @@ class DeepEstimator(SequenceEstimator):
         """Standardised frames in the units of X."""
         return (torch.as_tensor(x).cpu() * self.scale_ + self.center_).numpy()
 
-    def per_frame(self, X: Any, lengths: Any, ask: Callable[[Batch], Tensor], width: int) -> np.ndarray:
-        data = self.prepared(self.sequences(X, lengths))
+    def per_frame(
+        self, X: Any, lengths: Any, ask: Callable[[Batch], Tensor], width: int, inputs: Any = None
+    ) -> np.ndarray:
+        data = self.prepared(self.sequences(X, lengths, inputs=inputs))
         out = torch.zeros(data.n_frames, width)
         with torch.no_grad():
             for batch in data.batches(self.frames_at_once):
                 data.unbatch(batch, ask(batch).cpu(), out)
         return out.numpy()
+
+    def sample_inputs(self, inputs: Any, n_samples: int) -> Tensor | None:
+        """The inputs (n_samples, U) of a sequence to draw, where the module ones are read."""
+        u = require_sample_inputs(inputs, n_samples, self.n_inputs, type(self).__name__)
+        return None if u is None else u.to(next(self.module_.parameters()))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"module.{k}": v for k, v in self.module_.state_dict().items()}
@@ -345,12 +368,14 @@ class DeepEstimator(SequenceEstimator):
         facts = {
             "width": self.width_,
             "n_symbols": self.n_symbols_,
+            "n_inputs": self.n_inputs,
             "history": [list(c) for c in self.history_],
         }
         return tensors, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.width_, self.n_symbols_ = facts["width"], facts["n_symbols"]
+        self.n_inputs_ = facts.get("n_inputs", 0)
         self.center_, self.scale_ = tensors["center"], tensors["scale"]
         self.history_ = [Curve(*c) for c in facts["history"]]
         self.module_ = self.new_module()

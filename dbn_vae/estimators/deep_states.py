@@ -1,41 +1,129 @@
 """Deep models with a discrete state at every step: decode and filter as a classical HMM does."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from dbn_vae import inference
-from dbn_vae.estimators.base import StateEstimator
+from dbn_vae.estimators.base import StateEstimator, require_at_least
 from dbn_vae.estimators.deep import DeepEstimator
-from dbn_vae.estimators.posterior import PosteriorVerbs
+from dbn_vae.estimators.hsmm import duration_named
+from dbn_vae.estimators.posterior import PosteriorVerbs, StatePosterior
 from dbn_vae.inference import Chain
+from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.switching_dmm import SwitchingDMM
-from dbn_vae.models.vae_hmm import VAEHMM
+from dbn_vae.transitions.base import Transition
+from dbn_vae.transitions.input_driven import InputDriven
+from dbn_vae.transitions.semi_markov import SemiMarkov
+from dbn_vae.transitions.stationary import Stationary
+from dbn_vae.transitions.sticky import sticky
+
+INPUT_PRECISION = 1.0  # of the prior on the inputs' weights: a standard deviation of 1
+USUAL_STAY = 10  # steps that stays begin with, as those of sticky do
 
 
 @dataclass(eq=False, repr=False)
 class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
-    """States follow from the fitted module's chain; decode reports log q(states | x)."""
+    """States follow from the fitted module's chain; decode reports log q(states | x).
 
-    module_: VAEHMM | SwitchingDMM = field(init=False)
+    Args:
+        stickiness: pseudo-counts of staying that the prior adds to every row of A; where inputs drive the chain,
+            which has no such prior, it acts through the start alone.
+        durations: None, states last geometrically; or stays with a distribution of their own, "categorical",
+            "poisson", "negative_binomial" or "geometric", as in HSMM.
+        max_duration, min_duration: no stay is longer, or shorter but for the last one; for durations.
+        duration_prior: Dirichlet concentration of a categorical duration.
+    """
+
+    reads_inputs = True
+
+    _: KW_ONLY
+    stickiness: float = 10.0
+    durations: str | None = None
+    max_duration: int = 50
+    min_duration: int = 1
+    duration_prior: float = 1.1
+
+    module_: HMMPrior | SwitchingDMM = field(init=False)
 
     @property
     def startprob_(self) -> np.ndarray:
-        """π: (K,)."""
-        return self.module_.transition.log_initial().exp().detach().cpu().numpy()
+        """π, where inputs drive the chain that under inputs of 0: (K,)."""
+        return self.plain_chain()[0]
 
     @property
     def transmat_(self) -> np.ndarray:
-        """A: (K, K)."""
-        return self.module_.transition.log_transition().exp().detach().cpu().numpy()
+        """A, where inputs drive the chain that under inputs of 0: (K, K)."""
+        return self.plain_chain()[1]
 
-    def state_model(self) -> VAEHMM | SwitchingDMM:
+    def plain_chain(self) -> tuple[np.ndarray, np.ndarray]:
+        chain, K = self.module_.transition, self.n_components
+        u = next(chain.parameters()).new_zeros(1, 2, chain.n_inputs) if chain.n_inputs else None
+        with torch.no_grad():
+            first, moves = chain.log_initial(u).exp(), chain.log_transition(u).exp()
+        return first.view(K).cpu().numpy(), moves.view(K, K).cpu().numpy()
+
+    @property
+    def durations_(self) -> np.ndarray:
+        """P(a stay in k lasts d), d = 1..max_duration: (K, max_duration)."""
+        with torch.no_grad():
+            return self.stays().durations.log_prob().exp().cpu().numpy()
+
+    @property
+    def mean_durations_(self) -> np.ndarray:
+        """Mean stay in steps: (K,)."""
+        with torch.no_grad():
+            return self.stays().durations.mean().cpu().numpy()
+
+    def stays(self) -> SemiMarkov:
+        if not isinstance(self.module_.transition, SemiMarkov):
+            raise AttributeError("states last geometrically; fit with durations=... for stays of their own")
+        return self.module_.transition
+
+    def chain(self) -> Transition:
+        """A chain that favours staying; driven by inputs where fit was given some, or of stays."""
+        if self.durations is not None:
+            return self.chain_of_stays(self.durations)
+        chain = sticky(self.n_components, self.stickiness, self.dtype)
+        if not self.n_inputs:
+            return chain
+        tables = chain.log_initial().exp(), chain.log_transition().exp()
+        return InputDriven(*tables, self.n_inputs, INPUT_PRECISION)
+
+    def chain_of_stays(self, durations: str) -> SemiMarkov:
+        K, shortest, longest = self.n_components, self.min_duration, self.max_duration
+        require_at_least(2, n_components=K)
+        require_at_least(1, min_duration=shortest, max_duration=longest)
+        if self.n_inputs:
+            raise ValueError(
+                f"durations={durations!r} beside inputs; moves between stays read none: leave one out"
+            )
+        uniform = torch.full((K,), 1 / K, dtype=self.dtype)
+        apart = (1 - torch.eye(K, dtype=self.dtype)) / (K - 1)
+        mean = max(min(USUAL_STAY, longest) - shortest, 0.5) * torch.ones(K, dtype=self.dtype)
+        duration = duration_named(durations, mean, shortest, longest, self.duration_prior)
+        return SemiMarkov(Stationary(uniform, apart), duration)
+
+    def state_model(self) -> HMMPrior | SwitchingDMM:
         return self.module_
 
     def path_offset(self, chain: Chain) -> Tensor:
-        return inference.filter(chain).log_z
+        log_z: Tensor = self.module_.verbs.filter(chain).log_z
+        return log_z
+
+    def posterior(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> StatePosterior:
+        """Everything X says of the states; see StatePosterior.
+
+        Raises NotImplementedError where stays have durations.
+        """
+        self.require_fitted()
+        if isinstance(self.module_.transition, SemiMarkov):
+            raise NotImplementedError(
+                "posterior is not offered with durations; use predict_proba, filter and decode"
+            )
+        return super().posterior(X, lengths, inputs=inputs)
 
     def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}): (n, K).
@@ -49,8 +137,11 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
             )
         return super().filter(X, lengths, inputs=inputs)
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """A new sequence: X (n, D) and its states (n,)."""
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, *, inputs: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A new sequence: X (n, D) and its states (n,), under inputs (n, U) if the fit had some."""
         self.require_fitted()
-        x, states, _ = self.module_.sample(n_samples, self.generator(random_state))
+        u = self.sample_inputs(inputs, n_samples)
+        x, states, _ = self.module_.sample(n_samples, self.generator(random_state), u)
         return self.in_units(x), states.cpu().numpy()

@@ -18,11 +18,13 @@ from dbn_vae.transitions.gated import Gated
 from dbn_vae.transitions.linear import Linear
 
 
-def transition_named(name: str, n_latent: int, n_hidden: int) -> Conditional:
-    """p(z_t | z_{t-1}); raises ValueError for an unknown name."""
+def transition_named(name: str, n_latent: int, n_hidden: int, n_inputs: int = 0) -> Conditional:
+    """p(z_t | z_{t-1}, u_t); raises ValueError for an unknown name."""
     if name not in ("gated", "linear"):
         raise ValueError(f"transition={name!r}; it is 'gated' or 'linear'")
-    return Gated(n_latent, n_hidden) if name == "gated" else Linear(n_latent)
+    if name == "gated":
+        return Gated(n_latent, n_hidden, n_inputs)
+    return Linear(n_latent, n_inputs=n_inputs)
 
 
 def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
@@ -47,11 +49,14 @@ class DeepMarkovModel(DeepEstimator):
         inference: q(z_t | z_{t-1}, x): "product" (prior times evidence of the present and the future),
             "product-filter" (the same without the future), "mean-field" (the static posterior of each frame),
             or Krishnan's structured networks of the past, the future or both, "ST-L", "ST-R" and "ST-LR".
+        autoregressive: the decoder reads x_{t-1} beside z_t, zeros with a mask where it was not seen.
         n_hidden: width of the transition's and the recognition's networks.
         others: see DeepEstimator.
 
     Attributes: module_ (models.DMM), history_.
     """
+
+    reads_inputs = True
 
     module_: DMM = field(init=False)
 
@@ -59,6 +64,7 @@ class DeepMarkovModel(DeepEstimator):
     _: KW_ONLY
     transition: str = "gated"
     inference: str = "product"
+    autoregressive: bool = False
     n_hidden: int = 32
 
     @property
@@ -66,19 +72,23 @@ class DeepMarkovModel(DeepEstimator):
         return 1
 
     def build(self, core: AEVB) -> DMM:
-        transition = transition_named(self.transition, core.n_latent, self.n_hidden)
-        return DMM(core, transition, recognition_named(self.inference, core, self.n_hidden))
+        transition = transition_named(self.transition, core.n_latent, self.n_hidden, self.n_inputs)
+        recognition = recognition_named(self.inference, core, self.n_hidden)
+        return DMM(core, transition, recognition, self.autoregressive)
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """The pre-trained core is start enough: transitions begin as a slow drift."""
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """A new sequence: X (n, D) and its latents (n, Z)."""
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, *, inputs: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A new sequence: X (n, D) and its latents (n, Z), under inputs (n, U) if the fit had some."""
         self.require_fitted()
-        x, z = self.module_.sample(n_samples, self.generator(random_state))
+        u = self.sample_inputs(inputs, n_samples)
+        x, z = self.module_.sample(n_samples, self.generator(random_state), u)
         return self.in_units(x), z.cpu().numpy()
 
-    def filter(self, X: Any, lengths: Any = None) -> np.ndarray:
+    def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """Latents given the past and present only: (n, Z).
 
         Raises ValueError where q looks ahead.
@@ -88,4 +98,4 @@ class DeepMarkovModel(DeepEstimator):
             raise ValueError(
                 f"inference={self.inference!r} knows the future; fit with inference='product-filter' to filter"
             )
-        return self.transform(X, lengths)
+        return self.transform(X, lengths, inputs=inputs)

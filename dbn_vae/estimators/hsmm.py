@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
-from dbn_vae.estimators.arguments import require_width
+from dbn_vae.estimators.arguments import require_choice, require_width
 from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.classical import as_array
 from dbn_vae.estimators.devices import place
@@ -19,7 +19,7 @@ from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hsmm import HSMM as Module
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.em import em
-from dbn_vae.training.initialise import cluster, randomly, start
+from dbn_vae.training.initialise import cluster, count_stays, randomly, start
 from dbn_vae.transitions.durations import (
     CategoricalDuration,
     Duration,
@@ -31,6 +31,17 @@ from dbn_vae.transitions.stationary import Stationary
 
 FAMILIES = ("categorical", "poisson", "negative_binomial", "geometric")
 WARM_UP = 10  # updates of the HMM from whose states the durations start
+
+
+def duration_named(name: str, mean: Tensor, shortest: int, longest: int, prior: float) -> Duration:
+    """K distributions of a stay that begin at these means (K,) beyond the shortest; a free one begins uniform."""
+    require_choice(FAMILIES, durations=name)
+    one = torch.ones_like(mean)
+    if name == "categorical":
+        return CategoricalDuration(one[:, None].expand(-1, longest), prior, shortest)
+    if name == "poisson":
+        return PoissonDuration(mean, longest, shortest)
+    return NegativeBinomialDuration(mean, one, longest, shortest, geometric=name == "geometric")
 
 
 @dataclass(eq=False, repr=False)
@@ -93,8 +104,7 @@ class HSMM(ModuleHMM):
             )
         require_at_least(2, n_components=self.n_components)
         require_at_least(1, min_duration=self.min_duration)
-        if self.durations not in FAMILIES:
-            raise ValueError(f"durations={self.durations!r}; it is one of {FAMILIES}")
+        require_choice(FAMILIES, durations=self.durations)
         super().require_arguments()
 
     def started(self, data: Sequences, generator: torch.Generator, restart: int) -> Module:
@@ -112,7 +122,7 @@ class HSMM(ModuleHMM):
         for i, _ in enumerate(em(hmm, data)):
             if i == WARM_UP:
                 break
-        first, moves, ended, censored = self.counted(hmm, data)
+        first, moves, ended, censored = count_stays(hmm, data, self.min_duration, self.max_duration)
         model = Module(self.transition(ended, censored), emission)
         model.transition.maximize(first + 1 / K, moves + 1 / K, ended + 1 / self.max_duration, censored)
         self.n_free_ = model.transition.n_free() + emission.n_free()  # zeros that EM arrives at are estimates
@@ -129,23 +139,6 @@ class HSMM(ModuleHMM):
                     f"labels hold one state for {longest} steps, but max_duration={self.max_duration}; raise it"
                 )
 
-    def counted(self, hmm: HMM, data: Sequences) -> tuple[Tensor, ...]:
-        """First states (K,), moves (K, K), and stays (K, D) that ended and that the end cut off, on the best paths."""
-        K, D = self.n_components, self.max_duration
-        first, moves = torch.zeros(K, dtype=self.dtype), torch.zeros(K, K, dtype=self.dtype)
-        ended, censored = (torch.zeros(K, D, dtype=self.dtype) for _ in range(2))
-        for batch in data.batches():
-            paths = hmm.viterbi(batch).states
-            for path, length, weight in zip(paths, batch.lengths, batch.weights, strict=True):
-                runs = [(k, len(list(run))) for k, run in groupby(path[:length].tolist())]
-                first[runs[0][0]] += weight
-                for (k, d), after in zip(runs, [*runs[1:], None], strict=True):
-                    steps = min(max(d, self.min_duration), D)
-                    (ended if after else censored)[k, steps - 1] += weight
-                    if after:
-                        moves[k, after[0]] += weight
-        return first, moves, ended, censored
-
     def transition(self, ended: Tensor | None = None, censored: Tensor | None = None) -> SemiMarkov:
         """Moves to every other state, and durations about the mean of the stays given."""
         K = self.n_components
@@ -157,15 +150,10 @@ class HSMM(ModuleHMM):
             counts = ended + censored
             steps = torch.arange(1, self.max_duration + 1, dtype=self.dtype)
             mean = ((counts @ steps + 1) / (counts.sum(1) + 1) - self.min_duration).clamp_min(0.5)
-        return SemiMarkov(moves, self.duration(mean))
-
-    def duration(self, mean: Tensor) -> Duration:
-        longest, shortest, one = self.max_duration, self.min_duration, torch.ones_like(mean)
-        if self.durations == "categorical":
-            return CategoricalDuration(one[:, None].expand(-1, longest), self.duration_prior, shortest)
-        if self.durations == "poisson":
-            return PoissonDuration(mean, longest, shortest)
-        return NegativeBinomialDuration(mean, one, longest, shortest, geometric=self.durations == "geometric")
+        duration = duration_named(
+            self.durations, mean, self.min_duration, self.max_duration, self.duration_prior
+        )
+        return SemiMarkov(moves, duration)
 
     # -- asking
 

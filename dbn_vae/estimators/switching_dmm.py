@@ -10,7 +10,6 @@ from dbn_vae.estimators.dmm import recognition_named, transition_named
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.switching_dmm import SwitchingDMM as Model
 from dbn_vae.sequences import Sequences
-from dbn_vae.transitions.sticky import sticky
 
 
 @dataclass(eq=False, repr=False)
@@ -21,10 +20,10 @@ class SwitchingDMM(DeepStateEstimator):
         n_components, n_latent: K, Z.
         transition: "linear" (a switching linear system behind a network) or "gated".
         inference, n_hidden: see DeepMarkovModel.
-        stickiness: pseudo-counts of staying that the prior adds to every row of A.
-        others: see DeepEstimator.
+        others: see DeepStateEstimator and DeepEstimator.
 
-    Attributes: startprob_ (K,), transmat_ (K, K), module_ (models.SwitchingDMM), history_.
+    Attributes: startprob_ (K,), transmat_ (K, K), with durations that from stay to stay, and durations_,
+        mean_durations_; module_ (models.SwitchingDMM), history_.
     """
 
     module_: Model = field(init=False)
@@ -35,14 +34,13 @@ class SwitchingDMM(DeepStateEstimator):
     transition: str = "linear"
     inference: str = "product"
     n_hidden: int = 32
-    stickiness: float = 10.0
     algorithm: str = "viterbi"
 
     def build(self, core: AEVB) -> Model:
         K, Z = self.n_components, core.n_latent
         moves = [transition_named(self.transition, Z, self.n_hidden) for _ in range(K)]
         recognition = recognition_named(self.inference, core, self.n_hidden)
-        return Model(core, sticky(K, self.stickiness, self.dtype), moves, recognition)
+        return Model(core, self.chain(), moves, recognition)
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Break the symmetry between states: every linear move starts a little different."""

@@ -4,7 +4,10 @@
     L = Σ_t E log p(x_t | z_t) − Σ_t E KL(q(z_t | z_{t-1}, x) ‖ p(z_t | z_{t-1}))
 
 Source: Krishnan, Shalit and Sontag (2017).  A transition that forgets z_{t-1} makes it the static VAE.
+Where a batch has inputs, the transition reads u_t beside z_{t-1}: the first step has none.
 """
+
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
+from dbn_vae.models.autoregressive import ReadsBefore, context_width, frame_before
 from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, add_up, real_frames
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.nn import take
@@ -19,10 +23,19 @@ from dbn_vae.sequences import Batch
 
 
 class DMM(LatentModel):
-    """A core, a transition p(z_t | z_{t-1}) and a way to infer."""
+    """A core, a transition p(z_t | z_{t-1}) and a way to infer.
 
-    def __init__(self, core: AEVB, transition: Conditional, recognition: Recognition) -> None:
+    autoregressive: the emission is p(x_t | z_t, x_{t-1}), see autoregressive.py; the core's decoder is widened.
+    """
+
+    def __init__(
+        self, core: AEVB, transition: Conditional, recognition: Recognition, autoregressive: bool = False
+    ) -> None:
         super().__init__()
+        self.autoregressive = autoregressive
+        if autoregressive:
+            n_context = context_width(core.likelihood, core.n_observed)
+            core.add_module("decoder", ReadsBefore(core.decoder, n_context))
         self.core, self.transition, self.recognition = core, transition, recognition
         self.initial_mean = nn.Parameter(torch.zeros(core.n_latent))
         self.initial_log_scale = nn.Parameter(torch.zeros(core.n_latent))
@@ -40,21 +53,50 @@ class DMM(LatentModel):
         """A path z = m + σ ∘ ε (S, B, T, Z), and the q(z_t | z_{t-1}, x) it came from."""
         context = self.recognition.context(self.core, batch)
 
+        steps = count(1)
+
         def predict(z: Tensor | None) -> Normal:
-            return self.initial(epsilon[:, :, 0]) if z is None else self.transition(z)
+            return self.initial(epsilon[:, :, 0]) if z is None else self.move(batch, next(steps), z)
 
         return self.recognition.trajectory(predict, batch, context, epsilon)
 
     def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
 
-    def predictions(self, z: Tensor, which: Tensor, step: Tensor) -> Normal:
+    def move(self, batch: Batch, t: int, z: Tensor) -> Normal:
+        """p(z_t | z_{t-1}) of one step t ≥ 1: (S, B, Z)."""
+        return self.transition(z if batch.inputs is None else beside(z, batch.inputs[:, t]))
+
+    def predictions(self, batch: Batch, z: Tensor, which: Tensor, step: Tensor) -> Normal:
         """p(z_t | z_{t-1}) along paths (S, B, T, Z), all frames named at once: (S, N, Z)."""
-        later = self.transition(take(z, which, (step - 1).clamp_min(0)))
+        before = take(z, which, (step - 1).clamp_min(0))
+        if batch.inputs is not None:
+            before = beside(before, take(batch.inputs, which, step))
+        later = self.transition(before)
         first, begins = self.initial(later.mean), (step == 0)[:, None]
         return normal(
             torch.where(begins, first.mean, later.mean), torch.where(begins, first.scale, later.scale)
         )
+
+    def seen_from(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        """What the decoder reads of frames (..., T, D) and latents (..., T, Z) of the same steps."""
+        if not self.autoregressive:
+            return z
+        before = frame_before(self.core.likelihood, x, observed)
+        return torch.cat([z, before.expand(*z.shape[:-1], -1)], -1)
+
+    def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
+        return super().log_likelihood(batch, self.seen_from(batch.x, batch.observed, z))
+
+    def log_likelihood_at(self, batch: Batch, t: int, z: Tensor) -> Tensor:
+        if self.autoregressive and t:
+            pair = slice(t - 1, t + 1)
+            z = self.seen_from(batch.x[:, pair], batch.observed[:, pair], z[:, :, None].expand(-1, -1, 2, -1))
+            z = z[:, :, 1]
+        return super().log_likelihood_at(batch, t, z)
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        return self.core.mean(self.seen_from(batch.x, batch.observed, self.latents(batch)))
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         z, q = self.draw_path(batch, n_samples, generator)
@@ -62,7 +104,7 @@ class DMM(LatentModel):
 
     def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
         which, step = real_frames(batch)
-        values = log_normal(take(z, which, step), self.predictions(z, which, step))
+        values = log_normal(take(z, which, step), self.predictions(batch, z, which, step))
         return add_up(values, which, batch)
 
     def latents(self, batch: Batch) -> Tensor:
@@ -72,7 +114,7 @@ class DMM(LatentModel):
         z, q = self.draw_path(batch, n_samples, generator)
         which, step = real_frames(batch)
         q = normal(take(q.mean, which, step), take(q.scale, which, step))
-        kl = add_up(kl_normal(q, self.predictions(z, which, step)), which, batch)
+        kl = add_up(kl_normal(q, self.predictions(batch, z, which, step)), which, batch)
         return ElboTerms(self.log_likelihood(batch, z).mean(0), kl.mean(0))
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
@@ -87,7 +129,7 @@ class DMM(LatentModel):
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
             last = state[0] if t else nowhere
-            prediction = self.transition(last) if t else self.initial(last)
+            prediction = self.move(batch, t, last) if t else self.initial(last)
             q = self.recognition.step(prediction, last, context[:, t])
             z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
             return (z,), self.log_likelihood_at(batch, t, z) + log_normal(z, prediction) - log_normal(z, q)
@@ -95,14 +137,29 @@ class DMM(LatentModel):
         return advance
 
     @torch.no_grad()
-    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor]:
-        """x (T, D) and z (T, Z) of a new sequence."""
+    def sample(
+        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (T, D) and z (T, Z) of a new sequence, under inputs (T, U) where the transition reads them."""
         z = draw(self.initial(self.initial_mean), generator)
         path = [z]
-        for _ in range(n_steps - 1):
-            path.append(z := draw(self.transition(z), generator))
+        for t in range(1, n_steps):
+            before = z if inputs is None else beside(z, inputs[t])
+            path.append(z := draw(self.transition(before), generator))
         latent = torch.stack(path)
-        return sample(self.core.decode(latent), generator), latent
+        if not self.autoregressive:
+            return sample(self.core.decode(latent), generator), latent
+        x = [sample(self.core.decode(latent[0]), generator)]
+        for now in latent[1:]:
+            last = torch.stack([x[-1], x[-1]])  # of the second only the place counts
+            given = self.seen_from(last, torch.ones_like(last, dtype=torch.bool), now.expand(2, -1))
+            x.append(sample(self.core.decode(given[1]), generator))
+        return torch.stack(x), latent
+
+
+def beside(z: Tensor, u: Tensor) -> Tensor:
+    """What a driven transition reads: (..., Z) and inputs that broadcast to (..., U) as (..., Z + U)."""
+    return torch.cat([z, u.expand(*z.shape[:-1], -1)], -1)
 
 
 def noise_like(core: AEVB, batch: Batch, n_samples: int, generator: Generator) -> Tensor:

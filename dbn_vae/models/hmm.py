@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dbn_vae import inference
 from dbn_vae.distributions import at
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.predictive import require_no_context
@@ -85,18 +84,6 @@ def state_chain(transition: Transition, potential: Potential, batch: Batch) -> C
         labelled(potential, batch) if isinstance(potential, Tensor) else potential,
         batch.lengths,
     )
-
-
-def sum_out_states(transition: Transition, potential: Tensor, batch: Batch) -> Tensor:
-    """FWD(π, A, potential) for each of S samples: (S, B, T, K) to (S, B)."""
-    S, B = potential.shape[:2]
-    repeated = batch._replace(
-        lengths=batch.lengths.repeat(S),
-        labels=None if batch.labels is None else torch.cat([batch.labels] * S),
-        inputs=None if batch.inputs is None else torch.cat([batch.inputs] * S),
-    )
-    chain = state_chain(transition, potential.flatten(0, 1), repeated)
-    return inference.log_partition(chain).view(S, B)
 
 
 def labelled(log_emission: Tensor, batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ two moments.  With one state, or with equal transitions, this is the deep Markov
 
 from collections.abc import Callable
 from itertools import count
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,11 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, log_normal, normal, sample
-from dbn_vae.inference import Chain, logsumexp
+from dbn_vae.inference import Chain
 from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
+from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.dmm import no_noise, noise_like
-from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
-from dbn_vae.models.particles import known_states, moves, update
+from dbn_vae.models.particles import belief_in, known_states
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
@@ -31,7 +32,7 @@ class SwitchingDMM(StateModel, LatentModel):
     """A chain over K states and a move of z for each.
 
     Args:
-        transition: the discrete chain over K states.
+        transition: the discrete chain over K states, Markov or semi-Markov.
         moves: K conditionals p(z_t | z_{t-1}, s_t = k).
     """
 
@@ -50,6 +51,13 @@ class SwitchingDMM(StateModel, LatentModel):
         self.moves = nn.ModuleList(moves)
         self.initial_mean = nn.Parameter(torch.zeros(self.n_components, core.n_latent))
         self.initial_log_scale = nn.Parameter(torch.zeros(self.n_components, core.n_latent))
+
+    @property
+    def verbs(self) -> ModuleType:  # type: ignore[override]
+        return verbs_of(self.transition)
+
+    def log_parameter_prior(self) -> Tensor:
+        return self.transition.log_prior()
 
     @property
     def looks_ahead(self) -> bool:
@@ -73,16 +81,15 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def predictor(self, like: Tensor, batch: Batch) -> Callable[[Tensor | None], Normal]:
         """p(z_t | z_{1:t-1}), its mixture matched in two moments; each call takes the belief in s a step on."""
-        move, steps = moves(self.transition, batch), count(1)
-        predicted = self.transition.log_initial(batch.inputs).expand(*like.shape[:-1], -1)
-        each = self.initial(like)
+        states, steps = belief_in(self.transition, batch), count(1)
+        belief, each = states.begin(len(like)), self.initial(like)
 
         def predict(z: Tensor | None) -> Normal:
-            nonlocal predicted, each
+            nonlocal belief, each
             if z is not None:
-                belief = (predicted + log_normal(z[..., None, :], each)).log_softmax(-1)
-                predicted, each = logsumexp(belief[..., :, None] + move(next(steps)), -2), self.move(z)
-            return match_moments(predicted.exp(), each)
+                _, belief = states.update(belief, log_normal(z[..., None, :], each))
+                belief, each = states.predict(next(steps), belief), self.move(z)
+            return match_moments(states.states(belief).exp(), each)
 
         return predict
 
@@ -98,7 +105,7 @@ class SwitchingDMM(StateModel, LatentModel):
     def chain(self, batch: Batch) -> Chain:
         """The states along the central path: deterministic."""
         potential = self.state_potential(self.latents(batch)[None])[0]
-        return state_chain(self.transition, potential, batch)
+        return chain_under(self.transition, potential, batch)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         z, q = self.draw_path(batch, n_samples, generator)
@@ -125,27 +132,29 @@ class SwitchingDMM(StateModel, LatentModel):
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
         """The states are carried as p(s_t | z_{1:t}), exactly (Rao-Blackwell)."""
         context = self.recognition.context(self.core, batch)
-        move, known = moves(self.transition, batch), known_states(batch, self.n_components)
+        states, known = belief_in(self.transition, batch), known_states(batch, self.n_components)
         nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
             if t:
                 last, belief = state
-                predicted, each = logsumexp(belief[..., :, None] + move(t), -2), self.move(last)
+                belief, each = states.predict(t, belief), self.move(last)
             else:
-                last, each = nowhere, self.initial(nowhere)
-                predicted = self.transition.log_initial(batch.inputs).expand(*last.shape[:-1], -1)
-            q = self.recognition.step(match_moments(predicted.exp(), each), last, context[:, t])
+                last, belief, each = nowhere, states.begin(n_samples), self.initial(nowhere)
+            prediction = match_moments(states.states(belief).exp(), each)
+            q = self.recognition.step(prediction, last, context[:, t])
             z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
-            log_p, belief = update(predicted + known[:, t] + log_normal(z[..., None, :], each))
+            log_p, belief = states.update(belief, known[:, t] + log_normal(z[..., None, :], each))
             return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_normal(z, q)
 
         return advance
 
     @torch.no_grad()
-    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (T, D), states (T,) and z (T, Z) of a new sequence."""
-        states = sample_states(self.transition, n_steps, generator)
+    def sample(
+        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
+        states = sample_chain(self.transition, n_steps, generator, inputs)
         z = torch.zeros_like(self.initial_mean[0])
         path = []
         for t, k in enumerate(states):

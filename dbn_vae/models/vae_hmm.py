@@ -1,137 +1,71 @@
 """The VAE-HMM: one static core unrolled in time, its prior a hidden Markov model with learned A.
 
-    p(s, z, x) = π(s_1) Π A(s_{t-1}, s_t) · Π N(z_t; μ_{s_t}, diag V_{s_t}) · Π p_θ(x_t | z_t)
+    p(s, z, x) = π(s_1) Π A(s_{t-1}, s_t) · Π N(z_t; μ_{s_t}, Σ_{s_t}) · Π p_θ(x_t | z_t)
 
 `VAEHMM` infers with the exact posterior under the encoder's evidence psi_t(z) = exp(h·z − ½ zᵀ J z):
 
-    q(z_t | s_t = k) = N(m_tk, S_tk),   S = (1/V_k + J_t)⁻¹,   m = S (μ_k / V_k + h_t),
-    log c_t(k) = log ∫ N(z; μ_k, V_k) psi_t(z) dz = ½ Σ_d ( S g² − μ²/V − log(1 + V J) ),   g = μ/V + h,
+    q(z_t | s_t = k) = N(m_tk, S_tk),   S = (Λ_k + J_t)⁻¹,   m = S (Λ_k μ_k + h_t),   Λ = Σ⁻¹,
+    log c_t(k) = log ∫ N(z; μ_k, Σ_k) psi_t(z) dz = ½ (gᵀ S g − μᵀ Λ μ) − ½ log |I + Σ J|,   g = Λ μ + h,
 
 and q(s) is the chain (π, A, log c): states and latents inform each other.
 
 Training uses that the model *is* an HMM whose emission density is an integral, p(x_t | s_t = k) =
-∫ N(z; μ_k, V_k) p(x_t | z) dz.  With importance samples z_tks ~ N(m_tk, S_tk) inside every emission,
+∫ N(z; μ_k, Σ_k) p(x_t | z) dz.  With importance samples z_tks ~ N(m_tk, S_tk) inside every emission,
 
-    L_S = E FWD(π, A, log (1/S) Σ_s p(x_t | z_tks) N(z_tks; μ_k, V_k) / N(z_tks; m_tk, S_tk))  ≤  log p(x),
+    L_S = E FWD(π, A, log (1/S) Σ_s p(x_t | z_tks) N(z_tks; μ_k, Σ_k) / N(z_tks; m_tk, S_tk))  ≤  log p(x),
 
 by Jensen's inequality, since the product over t of unbiased independent estimates is unbiased.  L_1 is at least
 the bound `elbo` (it has the best q(s) for its r_t(k)), and L_S tends to log p(x) at a rate that T does not spoil.
-
-`MeanFieldVAEHMM` is the simpler relative, q(z) = Π q(z_t | x_t) from the evidence under N(0, I) and p(s | z) exact:
-its elbo_sampled is the bound of Dong et al. (2020), its elbo replaces log N(z_t; μ_k, V_k) by −KL(q_t ‖ N(μ_k, V_k)).
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Categorical
 
-from dbn_vae import inference
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
-from dbn_vae.distributions import (
-    Evidence,
+from dbn_vae.distributions import Evidence, noise, sample
+from dbn_vae.models.base import Generator
+from dbn_vae.models.gaussians import (
+    Gaussian,
+    at_step,
+    chosen,
     draw,
-    kl_normal,
-    log_normal,
-    noise,
-    normal,
-    posterior,
-    sample,
-    standard_normal,
+    log_density,
+    log_integral,
+    meet,
+    place,
 )
-from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
-from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
-from dbn_vae.models.particles import known_states, moves, update
+from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
 N_POINTS = 32  # of the integral over z when states are decoded
 
 
-class HMMPrior(StateModel, LatentModel):
-    """The generative model; how z is inferred is left open.
-
-    Args:
-        core: the static AEVB.
-        transition: the chain over K states.
-        mean, variance: (K, Z) of the components p(z_t | s_t = k).
-    """
-
-    def __init__(self, core: AEVB, transition: Transition, mean: Tensor, variance: Tensor) -> None:
-        super().__init__()
-        self.core, self.transition = core, transition
-        self.n_components = transition.n_components
-        self.mean = nn.Parameter(mean.clone())
-        self.log_scale = nn.Parameter(0.5 * variance.log())
-
-    @abstractmethod
-    def state_potential(self, batch: Batch) -> Tensor:
-        """What x_t says of s_t, latents integrated out: (B, T, K)."""
-
-    def components(self) -> torch.distributions.Normal:
-        """p(z_t | s_t = k): (K, Z)."""
-        return normal(self.mean, self.log_scale.exp())
-
-    def chain(self, batch: Batch) -> Chain:
-        return self.chain_of(self.state_potential(batch), batch)
-
-    def chain_of(self, potential: Tensor, batch: Batch) -> Chain:
-        return state_chain(self.transition, potential, batch)
-
-    def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
-        """FWD(π, A, log N(z_t; μ_k, V_k)): (S, B, T, Z) to (S, B)."""
-        potential = log_normal(z[..., None, :], self.components())
-        return sum_out_states(self.transition, potential, batch)
-
-    @abstractmethod
-    def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
-        """Of t and log p(s_t = k | z_{1:t-1}) (S, B, K): z_t ~ q (S, B, Z) and log q (S, B)."""
-
-    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
-        """A particle carries p(s_t | z_{1:t}) alone: given the states, z_t forgets z_{t-1}."""
-        move, known = moves(self.transition, batch), known_states(batch, self.n_components)
-        start = self.transition.log_initial(batch.inputs).expand(n_samples, len(batch.x), -1)
-        propose = self.propose(batch, generator)
-
-        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
-            predicted = inference.logsumexp(state[0][..., :, None] + move(t), -2) if t else start
-            predicted = predicted + known[:, t]
-            z, log_q = propose(t, predicted)
-            log_p, belief = update(predicted + log_normal(z[..., None, :], self.components()))
-            return (belief,), self.log_likelihood_at(batch, t, z) + log_p - log_q
-
-        return advance
-
-    @torch.no_grad()
-    def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (T, D), states (T,) and z (T, Z) of a new sequence."""
-        states = sample_states(self.transition, n_steps, generator)
-        p = self.components()
-        z = draw(normal(p.mean[states], p.scale[states]), generator)
-        return sample(self.core.decode(z), generator), states, z
-
-
 class VAEHMM(HMMPrior):
-    """Inference by the exact posterior under the evidence."""
+    """Inference by the exact posterior under the evidence.
+
+    top_k: the bound decodes z of the so many likeliest states of each frame only; None: of all.
+    """
 
     reparameterized = False  # infer draws states
 
-    def responses(self, evidence: Evidence) -> torch.distributions.Normal:
+    def __init__(
+        self, core: AEVB, transition: Transition, mean: Tensor, variance: Tensor, top_k: int | None = None
+    ) -> None:
+        super().__init__(core, transition, mean, variance)
+        self.top_k = top_k
+
+    def responses(self, evidence: Evidence) -> Gaussian:
         """q(z_t | s_t = k) for every k: (B, T, K, Z)."""
-        wide = Evidence(evidence.h[..., None, :], evidence.J[..., None, :])
-        return posterior(self.components(), wide)
+        return meet(self.components(), for_each_state(evidence))
 
     def log_evidence(self, evidence: Evidence) -> Tensor:
         """log c_t(k): (B, T, K)."""
-        h, J = evidence.h[..., None, :], evidence.J[..., None, :]
-        mean, V = self.mean, (2 * self.log_scale).exp()
-        # ½ (S g² − μ²/V) with the two large terms cancelled by hand
-        numerator = V * h.square() + 2 * mean * h - J * mean.square()
-        return 0.5 * (numerator / (1 + V * J) - torch.log1p(V * J)).sum(-1)
+        return log_integral(self.components(), for_each_state(evidence))
 
     def state_potential(self, batch: Batch) -> Tensor:
         """log p(x_t | s_t = k), estimated with the same few fixed points for every frame: deterministic.
@@ -139,10 +73,10 @@ class VAEHMM(HMMPrior):
         log c_t(k) would be cheaper, but it is only as good as the encoder's evidence, and training ascends the
         emissions, not the evidence.
         """
-        q = self.responses(self.core.evidence(batch.x, batch.observed))
+        p, q = self.components(), self.responses(self.core.evidence(batch.x, batch.observed))
         total = torch.full_like(q.mean[..., 0], -torch.inf)
         for point in fixed_points(q.mean):  # one at a time: (B, T, K, D) is memory enough
-            total = torch.logaddexp(total, self.log_weight(batch, q, q.mean + q.scale * point, 1.0))
+            total = torch.logaddexp(total, self.log_weight(batch, p, q, place(q, point), 1.0))
         return total - math.log(N_POINTS)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -152,27 +86,22 @@ class VAEHMM(HMMPrior):
         """
         evidence = self.core.evidence(batch.x, batch.observed)
         chain = self.chain_of(self.log_evidence(evidence), batch)
-        states = inference.sample(chain, n_samples, generator).clamp_min(0)  # (S, B, T)
+        states = self.verbs.sample(chain, n_samples, generator).clamp_min(0)  # (S, B, T)
         q = self.responses(evidence)
-        pick = states[..., None, None].expand(*states.shape, 1, q.mean.shape[-1])
-        mean = q.mean.expand(n_samples, *q.mean.shape).gather(-2, pick).squeeze(-2)
-        scale = q.scale.expand(n_samples, *q.scale.shape).gather(-2, pick).squeeze(-2)
-        z = draw(normal(mean, scale), generator)
+        z = draw(chosen(q, states[..., None]), generator).squeeze(-2)
         log_psi = (evidence.log_psi(z) * batch.mask).sum(-1)
-        return z, self.log_prior(batch, z) + log_psi - inference.log_partition(chain)
+        return z, self.log_prior(batch, z) + log_psi - self.verbs.log_partition(chain)
 
     def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
-        """q ∝ Σ_k p(s_t = k | z_{1:t-1}) N(z; μ_k, V_k) psi_t(z), a mixture in closed form."""
+        """q ∝ Σ_k p(s_t = k | z_{1:t-1}) N(z; μ_k, Σ_k) psi_t(z), a mixture in closed form."""
         evidence = self.core.evidence(batch.x, batch.observed)
         log_c, q = self.log_evidence(evidence), self.responses(evidence)
 
         def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
             joint = predicted + log_c[:, t]
             states = sample(Categorical(logits=possible(joint)), generator).long()
-            pick = states[..., None, None].expand(*states.shape, 1, q.mean.shape[-1])
-            mean, scale = (v[:, t].expand(*states.shape, -1, -1) for v in (q.mean, q.scale))
-            z = draw(normal(mean.gather(-2, pick)[..., 0, :], scale.gather(-2, pick)[..., 0, :]), generator)
-            prior = predicted + log_normal(z[..., None, :], self.components())
+            z = draw(chosen(at_step(q, t), states[..., None]), generator).squeeze(-2)
+            prior = predicted + log_density(z[..., None, :], self.components())
             log_psi = Evidence(evidence.h[:, t], evidence.J[:, t]).log_psi(z)
             return z, torch.logsumexp(possible(prior), -1) + log_psi - torch.logsumexp(possible(joint), -1)
 
@@ -181,7 +110,7 @@ class VAEHMM(HMMPrior):
     def latents(self, batch: Batch) -> Tensor:
         """E_q z_t = Σ_k gamma_t(k) m_tk."""
         evidence = self.core.evidence(batch.x, batch.observed)
-        gamma = inference.smooth(self.chain_of(self.log_evidence(evidence), batch)).gamma
+        gamma = self.verbs.smooth(self.chain_of(self.log_evidence(evidence), batch)).gamma
         return (gamma[..., None] * self.responses(evidence).mean).sum(-2)
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
@@ -193,11 +122,11 @@ class VAEHMM(HMMPrior):
         evidence = self.core.evidence(batch.x, batch.observed)
         potential = self.log_evidence(evidence)
         chain = self.chain_of(potential, batch)
-        log_z = inference.log_partition(chain)
+        log_z = self.verbs.log_partition(chain)
         if log_z.requires_grad:
             (gamma,) = torch.autograd.grad(log_z.sum(), potential, create_graph=True)
         else:
-            gamma = inference.smooth(chain).gamma
+            gamma = self.verbs.smooth(chain).gamma
         q = self.responses(evidence)
         z = draw(q, generator, (n_samples,))
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
@@ -215,17 +144,47 @@ class VAEHMM(HMMPrior):
         return self.emission_bound(batch, 1, beta, generator)
 
     def emission_bound(self, batch: Batch, n_samples: int, beta: float, generator: Generator) -> Tensor:
-        """FWD over importance estimates of log p(x_t | s_t = k): (B,)."""
-        q = self.responses(self.core.evidence(batch.x, batch.observed))
-        z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)
-        potential = log_mean_exp(self.log_weight(batch, q, z, beta))
-        return inference.log_partition(self.chain_of(potential, batch))
+        """FWD over importance estimates of log p(x_t | s_t = k): (B,).
 
-    def log_weight(self, batch: Batch, q: torch.distributions.Normal, z: Tensor, beta: float) -> Tensor:
-        """log p(x_t | z) − β log q(z | s_t = k) / N(z; μ_k, V_k): (..., B, T, K, Z) to (..., B, T, K)."""
+        With top_k, over the paths through the likeliest states of every frame alone.  Which these are depends on x
+        and not on the samples, so that exp FWD is an unbiased estimate of the sum of p(x, s) over those paths.  What is
+        left out are terms that are not negative: that sum is at most p(x), and the bound is still one, only lower.
+        """
+        evidence = self.core.evidence(batch.x, batch.observed)
+        p, q = self.components(), self.responses(evidence)
+        kept = None if self.top_k is None else self.likeliest(evidence, batch, self.top_k)
+        if kept is not None:
+            p, q = chosen(p, kept), chosen(q, kept)
+        z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)
+        potential = log_mean_exp(self.log_weight(batch, p, q, z, beta))
+        if kept is not None:
+            nothing = potential.new_full((*kept.shape[:2], self.n_components), -torch.inf)
+            potential = nothing.scatter(-1, kept, potential)
+        log_p: Tensor = self.verbs.log_partition(self.chain_of(potential, batch))
+        return log_p
+
+    @torch.no_grad()
+    def likeliest(self, evidence: Evidence, batch: Batch, n: int) -> Tensor:
+        """The n states of largest gamma under log c at every step, in their order: (B, T, n).
+
+        The most probable path is always among them, so that some path is possible whatever A forbids.
+        """
+        chain = self.chain_of(self.log_evidence(evidence), batch)
+        path = self.verbs.viterbi(chain).states.clamp_min(0)
+        gamma = self.verbs.smooth(chain).gamma.scatter(-1, path[..., None], 2.0)
+        kept: Tensor = gamma.topk(min(n, self.n_components), -1).indices.sort(-1).values
+        return kept
+
+    def log_weight(self, batch: Batch, p: Gaussian, q: Gaussian, z: Tensor, beta: float) -> Tensor:
+        """log p(x_t | z) − β log q(z | s_t) / p(z | s_t): (..., B, T, K, Z) to (..., B, T, K)."""
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
-        cost = log_normal(z, q) - log_normal(z, self.components())
+        cost = log_density(z, q) - log_density(z, p)
         return self.core.log_likelihood(x, observed, z) - beta * cost
+
+
+def for_each_state(evidence: Evidence) -> Evidence:
+    """(..., Z) as (..., 1, Z): it meets K components."""
+    return Evidence(evidence.h[..., None, :], evidence.J[..., None, :])
 
 
 def fixed_points(like: Tensor) -> Tensor:
@@ -238,46 +197,3 @@ def fixed_points(like: Tensor) -> Tensor:
 def possible(logits: Tensor) -> Tensor:
     """The same where some state is possible; flat where none is, so that something can be drawn and weigh 0."""
     return torch.where((logits == -torch.inf).all(-1, keepdim=True), 0.0, logits)
-
-
-class MeanFieldVAEHMM(HMMPrior):
-    """q(z) = Π q(z_t | x_t), blind to time; the states are exact given z."""
-
-    def posterior(self, batch: Batch) -> torch.distributions.Normal:
-        evidence = self.core.evidence(batch.x, batch.observed)
-        return posterior(standard_normal(evidence.h), evidence)
-
-    def state_potential(self, batch: Batch) -> Tensor:
-        """−KL(q(z_t | x_t) ‖ N(μ_k, V_k))."""
-        q = self.posterior(batch)
-        wide = normal(q.mean[..., None, :], q.scale[..., None, :])
-        return -kl_normal(wide, self.components())
-
-    def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        q = self.posterior(batch)
-        z = draw(q, generator, (n_samples,))
-        return z, (log_normal(z, q) * batch.mask).sum(-1)
-
-    def latents(self, batch: Batch) -> Tensor:
-        return self.posterior(batch).mean
-
-    def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
-        z, _ = self.infer(batch, n_samples, generator)
-        kl = -inference.log_partition(self.chain(batch))
-        return ElboTerms(self.log_likelihood(batch, z).mean(0), kl)
-
-    def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
-        return self.elbo(batch, generator=generator).weighted(beta)
-
-    def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
-        return log_mean_exp(self.log_weights(batch, n_samples, generator))
-
-    def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
-        q = self.posterior(batch)
-
-        def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
-            now = normal(q.mean[:, t], q.scale[:, t])
-            z = draw(now, generator, (len(predicted),))
-            return z, log_normal(z, now)
-
-        return propose

@@ -4,14 +4,18 @@ An HMM starts from responsibilities, which are just weights: k-means on the fram
 A VAE-HMM starts from a classical HMM fitted to the latents that the static core gives the frames.
 """
 
+from itertools import groupby
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from dbn_vae.models.hmm import HMM
-from dbn_vae.models.vae_hmm import HMMPrior
+from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.gradient_em import collect, maximize
+from dbn_vae.transitions.input_driven import InputDriven
+from dbn_vae.transitions.semi_markov import SemiMarkov
 from dbn_vae.transitions.stationary import Stationary
 
 
@@ -143,14 +147,44 @@ def frames(model: HMM, data: Sequences) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def adopt(model: HMMPrior, hmm: HMM) -> None:
-    """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM; Σ gives its diagonal."""
+def adopt(model: HMMPrior, hmm: HMM, data: Sequences | None = None) -> None:
+    """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM, as much of Σ as that has.
+
+    data: the latents; where the VAE-HMM is semi-Markov its chain is counted from their most probable paths.
+    """
     from dbn_vae.emissions.gaussian import Gaussian
 
-    if not isinstance(hmm.emission, Gaussian) or not isinstance(model.transition, Stationary):
-        raise TypeError("adopt needs a Gaussian HMM and a stationary chain")
-    model.mean.copy_(hmm.emission.mean)
-    variance = hmm.emission.covariance().diagonal(dim1=-2, dim2=-1)
-    model.log_scale.copy_(0.5 * variance.log())
-    model.transition.initial_logits.copy_(hmm.transition.log_initial())
-    model.transition.transition_logits.copy_(hmm.transition.log_transition())
+    if not isinstance(hmm.emission, Gaussian):
+        raise TypeError("adopt needs a Gaussian HMM")
+    chain = model.transition
+    if isinstance(chain, SemiMarkov):
+        if data is None:
+            raise TypeError("a semi-Markov chain starts from stays counted in data; give adopt the latents")
+        K, shortest, longest = model.n_components, chain.durations.min_duration, chain.durations.max_duration
+        first, moves, ended, censored = count_stays(hmm, data, shortest, longest)
+        chain.maximize(first + 1 / K, moves + 1 / K, ended + 1 / longest, censored)
+    elif isinstance(chain, Stationary | InputDriven):
+        chain.initial_logits.copy_(hmm.transition.log_initial())
+        chain.transition_logits.copy_(hmm.transition.log_transition())
+    else:
+        raise TypeError(f"adopt knows no way from an HMM to {type(chain).__name__}")
+    model.set_components(hmm.emission.mean, hmm.emission.covariance())
+
+
+def count_stays(hmm: HMM, data: Sequences, min_duration: int, max_duration: int) -> tuple[Tensor, ...]:
+    """First states (K,), moves (K, K), and stays (K, max_duration) that ended and that the end cut off, on the most
+    probable paths; a stay too short or too long counts as the nearest that is allowed."""
+    K = hmm.n_components
+    first, moves = data.x.new_zeros(K), data.x.new_zeros(K, K)
+    ended, censored = (data.x.new_zeros(K, max_duration) for _ in range(2))
+    for batch in data.batches():
+        paths = hmm.viterbi(batch).states
+        for path, length, weight in zip(paths, batch.lengths, batch.weights, strict=True):
+            runs = [(k, len(list(run))) for k, run in groupby(path[:length].tolist())]
+            first[runs[0][0]] += weight
+            for (k, d), after in zip(runs, [*runs[1:], None], strict=True):
+                steps = min(max(d, min_duration), max_duration)
+                (ended if after else censored)[k, steps - 1] += weight
+                if after:
+                    moves[k, after[0]] += weight
+    return first, moves, ended, censored

@@ -72,7 +72,12 @@ def log_tails(log_prob: Tensor) -> Tensor:
     """log Σ_{d' ≥ d} p(d'): (..., D)."""
     possible = log_prob > -math.inf
     # the derivative of logcumsumexp is NaN behind −inf: a number takes its place that adds nothing
-    tail = torch.where(possible, log_prob, -1e300).flip(-1).logcumsumexp(-1).flip(-1)
+    tail = (
+        torch.where(possible, log_prob, torch.finfo(log_prob.dtype).min / 2)
+        .flip(-1)
+        .logcumsumexp(-1)
+        .flip(-1)
+    )
     return torch.where(tails(possible.to(log_prob)) > 0, tail, -math.inf)
 
 

@@ -2,6 +2,8 @@
 
     g = sigmoid(MLP z),   mean = (1 − g) ∘ (W z + b) + g ∘ MLP z,   σ² = softplus(W_σ relu(proposal) + b_σ) + 1e-4
 
+Where inputs drive it, z stands for (z_{t-1}, u_t), u_t being the input of the step moved to.
+
 Source: Krishnan, Shalit and Sontag (2017), Structured inference networks for nonlinear state space models, eq. 6.
 """
 
@@ -17,14 +19,15 @@ from dbn_vae.nn import MLP
 class Gated(Conditional):
     """Starts near the linear move with W = I, b = 0, the gate leaning towards it."""
 
-    def __init__(self, n_latent: int, n_hidden: int = 32) -> None:
+    def __init__(self, n_latent: int, n_hidden: int = 32, n_inputs: int = 0) -> None:
         super().__init__()
-        self.gate = MLP(n_latent, [n_hidden], n_latent, nn.ReLU)
-        self.proposal = MLP(n_latent, [n_hidden], n_latent, nn.ReLU)
-        self.linear = nn.Linear(n_latent, n_latent)
+        n_read = n_latent + n_inputs
+        self.gate = MLP(n_read, [n_hidden], n_latent, nn.ReLU)
+        self.proposal = MLP(n_read, [n_hidden], n_latent, nn.ReLU)
+        self.linear = nn.Linear(n_read, n_latent)
         self.raw_variance = nn.Linear(n_latent, n_latent)
         with torch.no_grad():
-            self.linear.weight.copy_(torch.eye(n_latent))
+            self.linear.weight.copy_(torch.eye(n_latent, n_read))
             self.linear.bias.zero_()
 
     def forward(self, context: Tensor) -> Normal:

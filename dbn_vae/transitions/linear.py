@@ -1,4 +1,7 @@
-"""p(z_t | z_{t-1}) = N(W z_{t-1} + b, diag σ²): the linear-Gaussian state-space model's transition."""
+"""p(z_t | z_{t-1}) = N(W z_{t-1} + b, diag σ²): the linear-Gaussian state-space model's transition.
+
+Where inputs drive it, z_{t-1} stands for (z_{t-1}, u_t), u_t being the input of the step moved to, and W is (Z, Z + U).
+"""
 
 import math
 
@@ -13,12 +16,13 @@ from dbn_vae.distributions import Conditional, normal
 class Linear(Conditional):
     """Starts as a slow drift: W = I, b = 0, σ as given."""
 
-    def __init__(self, n_latent: int, scale: float = 0.3) -> None:
+    def __init__(self, n_latent: int, scale: float = 0.3, n_inputs: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.eye(n_latent))
+        self.weight = nn.Parameter(torch.eye(n_latent, n_latent + n_inputs))
         self.bias = nn.Parameter(torch.zeros(n_latent))
         self.raw_variance = nn.Parameter(torch.full((n_latent,), math.log(math.expm1(scale**2))))
 
     def forward(self, context: Tensor) -> Normal:
         variance = F.softplus(self.raw_variance) + 1e-8
-        return normal(context @ self.weight.T + self.bias, variance.sqrt().expand_as(context))
+        mean = context @ self.weight.T + self.bias
+        return normal(mean, variance.sqrt().expand_as(mean))

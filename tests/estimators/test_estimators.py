@@ -104,6 +104,7 @@ DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     "vae-symbols": (lambda: VAE(2, likelihood="categorical", random_state=0, **TINY), "symbols"),
     "vae-counts": (lambda: VAE(2, likelihood="poisson", random_state=0, **TINY), "counts"),
     "vae-hmm": (lambda: VAEHMM(2, 2, random_state=0, **TINY), "real"),
+    "vae-hmm-tied": (lambda: VAEHMM(2, 2, covariance="tied", random_state=0, **TINY), "real"),
     "vae-made": (lambda: VAE(2, likelihood="made", random_state=0, **TINY), "binary"),
     "dmm": (lambda: DeepMarkovModel(2, n_hidden=4, random_state=0, **TINY), "real"),
     "dmm-filtering": (
@@ -130,7 +131,7 @@ SEMI: dict[str, tuple[Callable[[], Any], str]] = {
     for kind in ("categorical", "poisson", "negative_binomial")
 }
 ALL = CLASSICAL | SEMI | DEEP
-STATEFUL = [*CLASSICAL, *SEMI, "vae-hmm", "switching-dmm", "switching-dmm-filtering"]
+STATEFUL = [*CLASSICAL, *SEMI, "vae-hmm", "vae-hmm-tied", "switching-dmm", "switching-dmm-filtering"]
 FILTERS = [name for name in (*STATEFUL, "dmm-filtering") if name != "switching-dmm"]
 every = pytest.mark.parametrize("name", ALL)
 classical = pytest.mark.parametrize("name", CLASSICAL)
@@ -428,6 +429,8 @@ def misspelt() -> GaussianHMM:
         (lambda: fitted("vae").evaluate(REAL, method="exact"), "method='exact'.*elbo.*iwae.*smc"),
         (lambda: VAE(2, likelihood="gausian").fit(REAL), "likelihood='gausian'.*gaussian"),
         (lambda: VAE(2, estimator="C").fit(REAL), "estimator='C'.*'A' or 'B'"),
+        (lambda: VAEHMM(2, covariance="spherical").fit(REAL), "covariance='spherical'.*'diag', 'full', 'tied'"),
+        (lambda: VAEHMM(2, inference="mcmc").fit(REAL), "inference='mcmc'.*'exact', 'sampled', 'analytic'"),
         (lambda: DeepMarkovModel(2, inference="st-l").fit(REAL), "inference='st-l'.*'ST-L'.*'product'"),
         (lambda: DeepMarkovModel(2, transition="gru").fit(REAL), "transition='gru'.*'gated' or 'linear'"),
         (lambda: GaussianHMM(2).fit(REAL, labels=np.full(N, 2)), "labels name state 2, but n_components is 2"),
@@ -796,12 +799,11 @@ def straighten(model: Any, sharper: float) -> tuple[np.ndarray, np.ndarray, np.n
     return scale[:, None] * LOADINGS.numpy(), center + scale * OFFSET.numpy(), (scale * SIGMA.numpy()) ** 2
 
 
-def twin_of_vae_hmm(K: int, sharper: float) -> tuple[VAEHMM, GaussianHMM]:
-    """With a linear decoder a VAE-HMM is a Gaussian HMM: N(C μ_k + d, C V_k Cᵀ + R)."""
-    model = VAEHMM(K, 2, **LINEAR).fit(SHIFTED, LENGTHS)
-    with torch.no_grad():
-        model.module_.mean.copy_(torch.tensor([[0.5, -1.0], [-0.8, 1.0]])[:K])
-        model.module_.log_scale.copy_(torch.tensor([[-0.5, 0.1], [0.2, -0.4]])[:K])
+def twin_of_vae_hmm(K: int, sharper: float, covariance: str = "diag") -> tuple[VAEHMM, GaussianHMM]:
+    """With a linear decoder a VAE-HMM is a Gaussian HMM: N(C μ_k + d, C Σ_k Cᵀ + R)."""
+    model = VAEHMM(K, 2, covariance=covariance, **LINEAR).fit(SHIFTED, LENGTHS)
+    root = torch.tensor([[[0.6, 0.0], [-0.5, 0.9]], [[1.2, 0.0], [0.4, 0.5]]])[:K]
+    model.module_.set_components(torch.tensor([[0.5, -1.0], [-0.8, 1.0]])[:K], root @ root.mT)
     C, d, r = straighten(model, sharper)
     p = model.module_.components()
     hmm = GaussianHMM(K, "full")
@@ -809,14 +811,15 @@ def twin_of_vae_hmm(K: int, sharper: float) -> tuple[VAEHMM, GaussianHMM]:
     pi = model.startprob_.astype(float)
     hmm.startprob_, hmm.transmat_ = pi / pi.sum(), A / A.sum(1, keepdims=True)
     hmm.means_ = p.mean.detach().double().numpy() @ C.T + d
-    hmm.covars_ = np.stack([C @ np.diag(v) @ C.T + np.diag(r) for v in p.variance.detach().double().numpy()])
+    matrices = torch.diag_embed(p.variance) if covariance == "diag" else p.covariance_matrix
+    hmm.covars_ = np.stack([C @ V @ C.T + np.diag(r) for V in matrices.detach().double().numpy()])
     return model, hmm
 
 
-@pytest.mark.parametrize("K", [1, 2])
-def test_with_exact_evidence_a_vae_hmm_is_the_gaussian_hmm_it_is(K: int) -> None:
+@pytest.mark.parametrize(("K", "covariance"), [(1, "diag"), (2, "diag"), (2, "full"), (2, "tied")])
+def test_with_exact_evidence_a_vae_hmm_is_the_gaussian_hmm_it_is(K: int, covariance: str) -> None:
     """Scores in the units of X, posteriors, paths and the missing entries' expectation: nothing is approximate."""
-    model, hmm = twin_of_vae_hmm(K, 0.0)
+    model, hmm = twin_of_vae_hmm(K, 0.0, covariance)
     exact = hmm.evaluate(SHIFTED, LENGTHS).per_sequence.numpy()
     for method, S in (("iwae", 5), ("elbo", 1000)):
         found = model.evaluate(SHIFTED, LENGTHS, method=method, n_samples=S).per_sequence.numpy()
@@ -827,6 +830,22 @@ def test_with_exact_evidence_a_vae_hmm_is_the_gaussian_hmm_it_is(K: int) -> None
     # decode reports log q(path | x), here log p(path, x) − log p(x)
     joint = hmm.decode(SHIFTED, LENGTHS)[0] - hmm.score(SHIFTED, LENGTHS)
     assert model.decode(SHIFTED, LENGTHS)[0] == pytest.approx(joint, abs=0.02)
+
+
+def test_the_bounds_of_a_vae_hmm_stand_in_their_order() -> None:
+    """With the same weights: analytic ≤ sampled ≤ log p, and the exact posterior's is log p."""
+    exact, hmm = twin_of_vae_hmm(2, 0.0, "full")
+    log_p, below = hmm.score(SHIFTED, LENGTHS), {}
+    for inference in ("analytic", "sampled"):
+        model = VAEHMM(2, 2, covariance="full", inference=inference, **LINEAR).fit(SHIFTED, LENGTHS)
+        model.module_.load_state_dict(exact.module_.state_dict())
+        below[inference] = model.score(SHIFTED, lengths=LENGTHS, method="elbo", n_samples=300)
+        assert model.decode(SHIFTED, LENGTHS)[0] <= 0
+        assert model.filter_state().update(SHIFTED[0]) == pytest.approx(
+            model.filter(SHIFTED[:1])[0], abs=1e-5
+        )
+    assert below["analytic"] < below["sampled"] - 0.5
+    assert below["sampled"] < log_p - 0.5
 
 
 @pytest.mark.parametrize("K", [1, 2])

@@ -6,6 +6,7 @@ to p(x): between them these two facts leave no factor of the joint unchecked.
 """
 
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
-from dbn_vae.distributions import Evidence, log_normal, posterior
+from dbn_vae.distributions import Evidence, posterior
 from dbn_vae.evaluation.likelihood import particle_filter
 from dbn_vae.inference import Chain
 from dbn_vae.models import (
@@ -43,13 +44,23 @@ from dbn_vae.models import (
     PerStep,
     Product,
     Recognition,
+    SampledVAEHMM,
     StateModel,
     SwitchingDMM,
 )
+from dbn_vae.models.gaussians import log_density
 from dbn_vae.models.structured import Structured
 from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch, Sequences
-from dbn_vae.transitions import Gated, Linear, Stationary
+from dbn_vae.transitions import (
+    CategoricalDuration,
+    Gated,
+    InputDriven,
+    Linear,
+    SemiMarkov,
+    Stationary,
+    Transition,
+)
 
 EXACT = {"rtol": 1e-10, "atol": 1e-9}
 NAN = math.nan
@@ -101,27 +112,42 @@ def chain_over(K: int) -> Stationary:
     return Stationary(start / start.sum(), moves / moves.sum(1, keepdim=True))
 
 
-def short_batch(D: int, labels=None) -> Batch:
+def short_batch(D: int, labels=None, inputs=None) -> Batch:
     x = normals(6, D, seed=1)
     x[1] = NAN
-    return Sequences.from_any(x, LENGTHS, labels=labels).batch()
+    return Sequences.from_any(x, LENGTHS, labels=labels, inputs=inputs).batch()
 
 
 def components(K: int, Z: int) -> tuple[Tensor, Tensor]:
     return normals(3, Z, seed=2)[:K], 0.4 + normals(3, Z, seed=3)[:K].square()
 
 
-def drift(Z: int, seed: int = 4, width: float = 0.6) -> Linear:
-    move = Linear(Z, scale=width).double()
+def spread(K: int, Z: int, covariance: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, what a VAE-HMM takes as their spread, and the matrices (K, Z, Z) it stands for."""
+    mean, variance = components(K, Z)
+    if covariance == "diag":
+        return mean, variance, torch.diag_embed(variance)
+    root = normals(3, Z, Z, seed=40)[: 1 if covariance == "tied" else K]
+    matrix = root @ root.mT + 0.3 * torch.eye(Z).double()
+    return mean, matrix, matrix.expand(K, Z, Z)
+
+
+def drift(Z: int, seed: int = 4, width: float = 0.6, U: int = 0) -> Linear:
+    move = Linear(Z, scale=width, n_inputs=U).double()
     with torch.no_grad():
-        move.weight.copy_(0.8 * torch.eye(Z) + 0.2 * normals(Z, Z, seed=seed))
+        move.weight.copy_(
+            torch.cat([0.8 * torch.eye(Z) + 0.2 * normals(Z, Z, seed=seed), normals(Z, U, seed=9)], 1)
+        )
         move.bias.copy_(0.5 * normals(Z, seed=seed + 50))
     return move
 
 
-def moments_of(move: Linear) -> tuple[Tensor, Tensor, Tensor]:
-    variance = move(torch.zeros(1, len(move.bias), dtype=torch.float64)).variance[0]
-    return move.weight.detach(), move.bias.detach(), variance.detach().diag()
+def moments_of(move: Linear, u: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """W, b and Q of the move under the inputs of its step."""
+    (Z, read), given = move.weight.shape, torch.zeros(0).double() if u is None else u
+    W, C = move.weight.detach().split([Z, read - Z], 1)
+    variance = move(torch.zeros(1, read, dtype=torch.float64)).variance[0]
+    return W, move.bias.detach() + C @ given, variance.detach().diag()
 
 
 def log_p_given_path(batch: Batch, b: int, Z: int, mean: Tensor, covariance: Tensor) -> float:
@@ -130,29 +156,30 @@ def log_p_given_path(batch: Batch, b: int, Z: int, mean: Tensor, covariance: Ten
     return dense_gaussian_log_prob(batch.x[b, :T], seen, mean, covariance, DECODERS[Z])
 
 
-def log_p_frames(batch: Batch, Z: int, K: int | None = None) -> Tensor:
+def log_p_frames(
+    batch: Batch, Z: int, K: int | None = None, covariance: str = "diag", chain: Transition | None = None
+) -> Tensor:
     """The static VAE's (K None), or the VAE-HMM's summed over paths."""
-    first = (torch.zeros(1, Z).double(), torch.ones(1, Z).double()) if K is None else components(K, Z)
+    first = (torch.zeros(1, Z).double(), torch.eye(Z).double()[None])
+    if K is not None:
+        first = spread(K, Z, covariance)[::2]
     potential = torch.zeros(*batch.x.shape[:2], len(first[0]), dtype=torch.float64)
     for b, T in enumerate(batch.lengths.tolist()):
         for t in range(T):
-            for k, (m, v) in enumerate(zip(*first, strict=True)):
+            for k, (m, V) in enumerate(zip(*first, strict=True)):
                 one = batch.x[b, t : t + 1], batch.observed[b, t : t + 1].any(-1)
-                potential[b, t, k] = dense_gaussian_log_prob(
-                    *one, m[None], v.diag()[None, :, None], DECODERS[Z]
-                )
-    transition = chain_over(len(first[0]))
+                potential[b, t, k] = dense_gaussian_log_prob(*one, m[None], V[None, :, None], DECODERS[Z])
+    transition = chain or (chain_over if batch.inputs is None else driven_chain)(len(first[0]))
     if batch.labels is not None:
         states = torch.arange(len(first[0]))
         wrong = (batch.labels[..., None] >= 0) & (batch.labels[..., None] != states)
         potential = potential.masked_fill(wrong, -math.inf)
-    chain = Chain(
-        transition.log_initial().detach(),
-        transition.log_transition().detach(),
-        potential,
-        batch.lengths,
-    )
-    return enumerate_posterior(chain)[0]
+    log_p = []
+    for b, T in enumerate(batch.lengths.tolist()):
+        fits = [potential[b, torch.arange(T), path].sum() for path in paths(T, len(first[0]))]
+        moves = [log_p_path(transition, batch, b, path) for path in paths(T, len(first[0]))]
+        log_p.append((torch.stack(fits) + torch.stack(moves)).logsumexp(0))
+    return torch.stack(log_p).detach()
 
 
 def log_p_walk(batch: Batch, model: DMM | SwitchingDMM) -> Tensor:
@@ -173,12 +200,54 @@ def log_p_walk(batch: Batch, model: DMM | SwitchingDMM) -> Tensor:
                 continue
             walk = walk_moments(
                 (first_mean[path[0]], first_variance[path[0]].diag()),
-                [moments_of(moves[k]) for k in path[1:]],
+                [moments_of(moves[k], driving(model, batch, b, t)) for t, k in enumerate(path[1:], 1)],
             )
-            score = chain.log_initial()[path[0]] + chain.log_transition()[path[:-1], path[1:]].sum()
+            score = log_p_path(chain, batch, b, path)
             scores.append(score.detach() + log_p_given_path(batch, b, Z, *walk))
         out.append(torch.stack(scores).logsumexp(0))
     return torch.stack(out)
+
+
+def driving(model: DMM | SwitchingDMM, batch: Batch, b: int, t: int) -> Tensor | None:
+    """What the move of z into step t reads: the inputs, where they drive z and not the states."""
+    return batch.inputs[b, t] if isinstance(model, DMM) and batch.inputs is not None else None
+
+
+def stays_over(K: int, low: int = 1) -> SemiMarkov:
+    """Three lengths or more, one of them impossible in state 0."""
+    plain, apart = chain_over(K), 1 - torch.eye(K).double()
+    moves = plain.log_transition().exp().detach() * apart
+    chain = Stationary(plain.log_initial().exp(), moves / moves.sum(1, keepdim=True))
+    lengths = normals(K, 4, seed=67).softmax(1)
+    lengths[0, 1] = 0
+    return SemiMarkov(chain, CategoricalDuration(lengths, min_duration=low))
+
+
+def log_p_path(chain: Transition, batch: Batch, b: int, path: Tensor) -> Tensor:
+    """log p(path), under the inputs where they drive it, or stay by stay; the last stay may go on."""
+    if isinstance(chain, SemiMarkov):
+        runs = [(k, len(list(run))) for k, run in itertools.groupby(path.tolist())]
+        lengths = chain.durations.log_prob().exp()
+        score = chain.log_initial()[runs[0][0]]
+        for (i, d), (j, _) in itertools.pairwise(runs):
+            score = score + lengths[i, d - 1].log() + chain.log_transition()[i, j]
+        k, d = runs[-1]
+        return score + lengths[k, d - 1 :].sum().log()
+    first, moves = chain.log_initial(batch.inputs), chain.log_transition(batch.inputs)
+    first = first[b] if first.dim() > 1 else first
+    score = first[path[0]]
+    for t, (i, j) in enumerate(itertools.pairwise(path)):
+        score = score + (moves[b, t] if moves.dim() == 4 else moves)[i, j]
+    return score
+
+
+def driven_chain(K: int, U: int = 2) -> InputDriven:
+    plain = chain_over(K)
+    chain = InputDriven(plain.log_initial().exp(), plain.log_transition().exp(), U)
+    with torch.no_grad():
+        chain.initial_slope.copy_(normals(K, U, seed=60))
+        chain.transition_slope.copy_(normals(K, K, U, seed=61))
+    return chain
 
 
 class ExactFuture(Recognition):
@@ -255,10 +324,27 @@ for _Z in (1, 2):
             return model, batch, log_p_frames(batch, Z, K)
 
 
+for _covariance in ("full", "tied"):
+    for _labels in (None, LABELS):
+
+        @at_the_truth(f"VAEHMM-{_covariance}" + ("-labelled" if _labels else ""))
+        def _(covariance=_covariance, labels=_labels):
+            batch = short_batch(3, labels)
+            model = VAEHMM(linear_core(2), chain_over(3), *spread(3, 2, covariance)[:2])
+            return model, batch, log_p_frames(batch, 2, 3, covariance)
+
+
 @at_the_truth("VAEHMM-labelled")
 def _():
     batch = short_batch(3, LABELS)
     return VAEHMM(linear_core(2), chain_over(3), *components(3, 2)), batch, log_p_frames(batch, 2, 3)
+
+
+@at_the_truth("VAEHMM-stays")
+def _():
+    batch, chain = short_batch(3), stays_over(3)
+    model = VAEHMM(linear_core(2), chain, *components(3, 2))
+    return model, batch, log_p_frames(batch, 2, 3, chain=chain)
 
 
 @at_the_truth("DMM")
@@ -299,7 +385,7 @@ def test_a_vae_hmm_decodes_by_its_emissions(name):
     """log p(x_t | s_t = k) itself at the truth, and the nearest thing to it under evidence that is a little off."""
     model, batch, log_p = AT_THE_TRUTH[name]()
     potential = model.state_potential(batch)
-    close(inference.log_partition(model.chain(batch)), log_p, **EXACT)
+    close(model.verbs.log_partition(model.chain(batch)), log_p, **EXACT)
     model.core = linear_core(model.core.n_latent, doubt=0.7)
     off = (model.state_potential(batch) - potential)[batch.mask].abs().max()
     evidence = model.core.evidence(batch.x, batch.observed)
@@ -351,6 +437,20 @@ for _kind in (VAEHMM, MeanFieldVAEHMM):
             return model, batch, log_p_frames(batch, 1, 3)
 
 
+for _kind, _covariance in (
+    (VAEHMM, "full"),
+    (VAEHMM, "tied"),
+    (MeanFieldVAEHMM, "full"),
+    (SampledVAEHMM, "full"),
+):
+
+    @elsewhere(f"{_kind.__name__}-{_covariance}")
+    def _(kind=_kind, covariance=_covariance):
+        batch = short_batch(3)
+        model = kind(linear_core(2, 0.6), chain_over(2), *spread(2, 2, covariance)[:2])
+        return model, batch, log_p_frames(batch, 2, 2, covariance)
+
+
 for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
 
     @elsewhere(f"DMM-{_name}")
@@ -365,6 +465,71 @@ for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
         model = SwitchingDMM(linear_core(1, 0.6), chain_over(2), moves, recognition(name, 1))
         start_at(model, 2, differ=True)
         return model, batch, log_p_walk(batch, model)
+
+
+INPUTS = normals(6, 2, seed=62)
+
+
+@elsewhere("VAEHMM-driven")
+def _():
+    batch = short_batch(2, inputs=INPUTS)
+    return VAEHMM(linear_core(1, 0.6), driven_chain(3), *components(3, 1)), batch, log_p_frames(batch, 1, 3)
+
+
+for _kind in (VAEHMM, SampledVAEHMM):
+
+    @elsewhere(f"{_kind.__name__}-stays")
+    def _(kind=_kind):
+        batch, chain = short_batch(2, [-1, -1, 0, -1, -1, -1]), stays_over(3)
+        model = kind(linear_core(1, 0.6), chain, *components(3, 1))
+        return model, batch, log_p_frames(batch, 1, 3, chain=chain)
+
+
+@elsewhere("SwitchingDMM-stays")
+def _():
+    batch, moves = short_batch(2), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+    model = start_at(SwitchingDMM(linear_core(1, 0.6), stays_over(2, 2), moves, Filtering()), 2, differ=True)
+    return model, batch, log_p_walk(batch, model)
+
+
+for _name in ("Filtering", "Product"):
+
+    @elsewhere(f"DMM-driven-{_name}")
+    def _(name=_name):
+        batch = short_batch(2, inputs=INPUTS)
+        model = start_at(DMM(linear_core(1, 0.6), drift(1, U=2), recognition(name, 1)))
+        return model, batch, log_p_walk(batch, model)
+
+
+BEFORE = 0.3 * normals(2, 4, seed=64)  # what x_{t-1} and its mask add to x_t
+
+
+def reading_before(core: AEVB, move, q: Recognition) -> DMM:
+    model = start_at(DMM(core, move, q, autoregressive=True))
+    with torch.no_grad():
+        model.core.decoder.context.weight.normal_(generator=seeded(65))
+        if len(core.decoder.rest) == 0:  # linear: the first rows add to the mean, those after them to σ
+            model.core.decoder.context.weight.copy_(torch.cat([BEFORE, 0 * BEFORE]))
+    return model
+
+
+for _name in ("Filtering", "Product", "STR"):
+
+    @elsewhere(f"DMM-autoregressive-{_name}")
+    def _(name=_name):
+        """Given x_{t-1}, what it adds to x_t is known: take it away and what is left is the plain linear model."""
+        batch = short_batch(2)
+        model = reading_before(linear_core(1, 0.6), drift(1), recognition(name, 1))
+        last = torch.cat([batch.x, batch.observed], -1).roll(1, 1)
+        last[:, 0] = 0
+        return model, batch, log_p_walk(batch._replace(x=batch.x - last @ BEFORE.T), model)
+
+
+@elsewhere("SwitchingDMM-driven")
+def _():
+    batch, moves = short_batch(2, inputs=INPUTS), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+    model = start_at(SwitchingDMM(linear_core(1, 0.6), driven_chain(2), moves, Filtering()), 2, differ=True)
+    return model, batch, log_p_walk(batch, model)
 
 
 @elsewhere("SwitchingDMM-labelled")
@@ -447,7 +612,7 @@ def test_estimators_a_and_b_have_one_mean(name):
     a = torch.stack([model.elbo_sampled(batch, n, seeded(i)).elbo for i in range(30)])
     b = torch.stack([model.elbo(batch, n, seeded(1000 + i)).elbo for i in range(30)])
     error = ((a.var(0) + b.var(0)) / 30).sqrt()
-    if isinstance(model, MeanFieldVAEHMM):
+    if type(model) is MeanFieldVAEHMM:
         assert (b.mean(0) <= a.mean(0) + 4.5 * error).all()
         assert b.mean() < a.mean() - 0.01
     else:
@@ -463,6 +628,40 @@ def test_the_vae_hmms_objective_is_at_least_its_elbo(name):
     assert (one.mean(0) >= elbo - 4.5 * one.std(0) / math.sqrt(200) - 0.01).all()
 
 
+@pytest.mark.parametrize(
+    "name", ["VAEHMM", "VAEHMM-full", "VAEHMM-labelled", "VAEHMM-stays", "VAEHMM-left-right"]
+)
+@torch.no_grad()
+def test_the_bound_over_the_likeliest_states_rises_to_the_whole_one(name):
+    """Each k sums over fewer paths than the next; all of them are the plain bound, noise for noise."""
+    model, batch = (ELSEWHERE[name]()[:2]) if name in ELSEWHERE else (MODELS[name](), holed_data().batch())
+    K, bounds = model.n_components, []
+    for top_k in (None, K + 3, *range(K, 0, -1)):
+        model.top_k = top_k
+        bounds.append(torch.stack([model.importance_bound(batch, 50, seeded(i)) for i in range(12)]))
+    assert torch.equal(bounds[0], bounds[1])
+    assert torch.equal(bounds[0], bounds[2])
+    for more, fewer in itertools.pairwise(bounds[2:]):
+        assert fewer.isfinite().all()
+        error = ((fewer.var(0) + more.var(0)) / 12).sqrt()
+        assert (fewer.mean(0) < more.mean(0) + 4.5 * error + 1e-9).all(), (fewer.mean(0), more.mean(0))
+    assert bounds[-1].mean() < bounds[0].mean() - 0.01
+
+
+@torch.no_grad()
+def test_what_is_kept_is_the_sum_over_its_paths():
+    model, batch, _ = AT_THE_TRUTH["VAEHMM-Z1-K3"]()
+    kept = model.likeliest(model.core.evidence(batch.x, batch.observed), batch, 2)
+    potential = model.state_potential(batch)
+    among = torch.zeros_like(potential).scatter(-1, kept, 1.0) > 0
+    fewer = Chain(*model.chain(batch)[:2], potential.masked_fill(~among, -math.inf), batch.lengths)
+    model.top_k = 2
+    close(model.importance_bound(batch, 3, seeded()), enumerate_posterior(fewer)[0], **EXACT)
+    gamma = model.smooth(batch).gamma  # at the truth log c is the emission, but for its level
+    dropped = torch.where(among, 1.0, gamma)[batch.mask].min(-1).values
+    assert (dropped[:, None] <= gamma[batch.mask] + 1e-9).all(), "the likeliest are kept"
+
+
 @torch.no_grad()
 def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
     """Fifteen steps: the bounds of the filtering posterior close in on the dense Gaussian from below."""
@@ -475,7 +674,126 @@ def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
     assert (log_p - model.elbo(data, 2000, seeded()).elbo).item() > 0.5
 
 
+# Emissions that read the frame before
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "categorical", "made"])
+@torch.no_grad()
+def test_with_holes_the_autoregressive_emission_is_still_a_distribution(family):
+    """Given any z, probabilities over every value of what was seen sum to 1: a bound stays a bound."""
+    n_symbols = 3 if family == "categorical" else 2
+    options = {"categorical": {"n_symbols": 3}, "made": {"n_observed": 2}}.get(family, {})
+    likelihood = likelihoods.named(family, **options)
+    model = DMM(deep_core(likelihood), gated(), Filtering(), autoregressive=True).double()
+    for part in model.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.weight.normal_(generator=seeded())
+    x = torch.full((n_symbols**4, 3, 2), NAN, dtype=torch.float64)
+    seen = torch.tensor([[True, False], [True, True], [False, True]])
+    x[:, seen] = paths(4, n_symbols).double()
+    batch = Sequences.from_any(x).batch()
+    z = normals(5, 1, 3, 2, seed=66).expand(-1, len(x), -1, -1)
+    close(model.log_likelihood(batch, z).exp().sum(1), torch.ones(5).double(), **EXACT)
+    stepwise = sum(model.log_likelihood_at(batch, t, z[:, :, t]) for t in range(3))
+    close(stepwise, model.log_likelihood(batch, z), **EXACT)
+    without = DMM(model.core, model.transition, model.recognition)
+    without.load_state_dict(model.state_dict())
+    differ = model.reconstruct(batch) - without.reconstruct(batch)
+    assert (differ[:, 0] == 0).all(), "nothing lies before the first frame"
+    if family == "bernoulli":
+        assert differ[:, 1:].abs().min() > 1e-6
+
+
+@torch.no_grad()
+def test_a_frame_before_that_was_not_seen_is_none_of_zeros():
+    model = reading_before(linear_core(1), drift(1), Filtering())
+    z = torch.zeros(1, 1, 2, 1).double()
+    last = torch.tensor([[0.0, 0.0]]).double()
+    answers = [
+        model.log_likelihood(Sequences.from_any([torch.cat([before, last])]).batch(), z)
+        - model.core.log_likelihood(before.nan_to_num(), ~before.isnan(), z[0, 0, 0])
+        for before in (last, last * NAN)
+    ]
+    assert (answers[0] - answers[1]).abs() > 0.01
+    alone = model.core.log_likelihood(last, last == 0, z[0, 0, 0])
+    close(answers[1].view(1), alone, **EXACT)  # as the first frame, before which there is none
+
+
+@torch.no_grad()
+def test_autoregressive_samples_follow_what_came_before():
+    model = reading_before(linear_core(1), drift(1), Filtering())
+    x, z = model.sample(3000, seeded())
+    C, d, scale = DECODERS[1]
+    before = torch.cat([x[:-1], torch.ones_like(x[:-1])], -1) @ BEFORE.T
+    is_standard_normal((x[1:] - z[1:] @ C.T - d - before) / scale)
+
+
+def test_a_decoder_that_does_not_begin_with_a_linear_layer_is_refused():
+    core = deep_core()
+    core.decoder = torch.nn.Sequential(torch.nn.Tanh(), core.decoder)
+    with pytest.raises(TypeError, match="the decoder begins with Tanh"):
+        DMM(core, gated(), Filtering(), autoregressive=True)
+
+
 # The VAE-HMM's closed forms
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+@torch.no_grad()
+def test_what_a_dense_component_says_of_evidence_is_its_integral(covariance):
+    """On a grid over the plane: log c, the mean and the covariance of N(μ, Σ) psi, and the divergence from it."""
+    mean, matrix, covariances = spread(3, 2, covariance)
+    model = VAEHMM(linear_core(2), chain_over(3), mean, matrix)
+    h, J = normals(4, 2, seed=7), 3 * normals(4, 2, seed=8).square()
+    axis = torch.linspace(-14, 14, 281, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)[:, None, None]  # (G, 1, 1, Z)
+    prior = torch.distributions.MultivariateNormal(mean, covariances).log_prob(z)  # (G, 1, K)
+    joint = prior + (h * z[:, 0] - 0.5 * J * z[:, 0].square()).sum(-1)[..., None]  # (G, 4, K)
+    log_c = joint.logsumexp(0) + 2 * math.log(0.1)
+    close(model.log_evidence(Evidence(h, J)), log_c, **EXACT)
+    q, weight = model.responses(Evidence(h, J)), joint.softmax(0)[..., None]
+    first = (weight * z).sum(0)
+    close(q.mean, first, **EXACT)
+    second = torch.einsum("gbk,gi,gj->bkij", weight[..., 0], z[:, 0, 0], z[:, 0, 0])
+    close(q.covariance_matrix, second - first[..., None] * first[..., None, :], **EXACT)
+    mean_field = MeanFieldVAEHMM(model.core, chain_over(3), mean, matrix)
+    batch = short_batch(3)
+    static = mean_field.posterior(batch)
+    dense_q = torch.distributions.MultivariateNormal(static.mean, torch.diag_embed(static.variance))
+    for k in range(3):
+        p = torch.distributions.MultivariateNormal(mean[k], covariances[k])
+        divergence = torch.distributions.kl_divergence(dense_q, p)
+        close(mean_field.state_potential(batch)[..., k], -divergence, **EXACT)
+
+
+@pytest.mark.parametrize("kind", [VAEHMM, MeanFieldVAEHMM, SampledVAEHMM])
+@torch.no_grad()
+def test_diagonal_matrices_are_the_diagonal_model(kind, cubes):
+    mean, variance = GAUSSIAN
+    core = deep_core()
+    cubes(1)
+    models = [kind(core, chain_over(3), mean, v) for v in (variance, torch.diag_embed(variance))]
+    same(*(answers(m, holed_data().batch()) for m in models), "full instead of diag")
+    tied = [kind(core, chain_over(3), mean, v) for v in (variance[:1].expand(3, 2), variance[0].diag()[None])]
+    same(*(answers(m, holed_data().batch()) for m in tied), "tied instead of diag")
+
+
+@torch.no_grad()
+def test_a_vae_hmm_takes_over_as_much_of_a_covariance_as_it_has():
+    mean, full, _ = spread(3, 2, "full")
+    for covariance, expected in (
+        ("diag", torch.diag_embed(full.diagonal(dim1=1, dim2=2))),
+        ("full", full),
+        ("tied", full.mean(0).expand(3, 2, 2)),
+    ):
+        model = VAEHMM(linear_core(2), chain_over(3), 0 * mean, 2 * spread(3, 2, covariance)[1])
+        model.set_components(mean, full)
+        p = model.components()
+        dense = torch.diag_embed(p.variance) if covariance == "diag" else p.covariance_matrix
+        close(dense, expected, **EXACT)
+        close(p.mean, mean, **EXACT)
+        free = {"diag": 6, "full": 9, "tied": 3}[covariance]
+        assert sum(v.numel() for n, v in model.named_parameters() if n in ("log_scale", "factor")) == free
 
 
 def test_log_evidence_is_the_integral_of_prior_and_evidence():
@@ -502,12 +820,13 @@ def test_log_evidence_of_nothing_is_nothing_and_of_certainty_is_finite():
     close((sharp - constant)[0, 0], at, rtol=0, atol=1e-3)  # the constant alone is 5e11
 
 
+@pytest.mark.parametrize("name", ["VAEHMM-labelled", "VAEHMM-full", "VAEHMM-tied"])
 @torch.no_grad()
-def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths():
-    model, batch, _ = ELSEWHERE["VAEHMM-labelled"]()
+def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths(name):
+    model, batch, _ = ELSEWHERE[name]()
     z, log_q = model.infer(batch, 6, seeded())
     evidence = model.core.evidence(batch.x, batch.observed)
-    each = log_normal(z[..., None, :], model.responses(evidence))  # (S, B, T, K)
+    each = log_density(z[..., None, :], model.responses(evidence))  # (S, B, T, K)
     chain = model.chain_of(model.log_evidence(evidence), batch)
     for b, T in enumerate(batch.lengths.tolist()):
         every, score = log_joint(chain, b)
@@ -556,7 +875,7 @@ def dmm(kind, transition=gated) -> DMM:
     return start_at(DMM(deep_core(), transition(), deep_recognition(kind)))
 
 
-def switching(kind, chain: Stationary | None = None) -> SwitchingDMM:
+def switching(kind, chain: Transition | None = None) -> SwitchingDMM:
     moves = [gated(), Linear(2), gated()]
     model = SwitchingDMM(deep_core(), chain or chain_over(3), moves, deep_recognition(kind))
     return start_at(model, 3, differ=True)
@@ -579,11 +898,16 @@ MODELS: dict[str, Callable[[], Model]] = {
     "VAE": lambda: VAE(deep_core()),
     "VAEHMM": lambda: VAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "VAEHMM-left-right": lambda: VAEHMM(deep_core(), left_right(), *GAUSSIAN),
+    "VAEHMM-full": lambda: VAEHMM(deep_core(), chain_over(3), *spread(3, 2, "full")[:2]),
+    "VAEHMM-tied": lambda: VAEHMM(deep_core(), chain_over(3), *spread(3, 2, "tied")[:2]),
+    "MeanFieldVAEHMM-full": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *spread(3, 2, "full")[:2]),
+    "SampledVAEHMM": lambda: SampledVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "MeanFieldVAEHMM": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "DMM-PerStep": lambda: dmm(PerStep),
     "DMM-Filtering": lambda: dmm(Filtering),
     "DMM-Linear": lambda: dmm(Filtering, lambda: Linear(2)),
     "DMM-Product": lambda: dmm(Product),
+    "DMM-autoregressive": lambda: reading_before(deep_core(), gated(), deep_recognition(Product)),
     "DMM-STL": lambda: dmm(STL),
     "DMM-STR": lambda: dmm(STR),
     "DMM-STLR": lambda: dmm(STLR),
@@ -593,6 +917,8 @@ MODELS: dict[str, Callable[[], Model]] = {
     "SwitchingDMM-STL": lambda: switching(STL),
     "SwitchingDMM-STR": lambda: switching(STR),
     "SwitchingDMM-STLR": lambda: switching(STLR),
+    "VAEHMM-stays": lambda: VAEHMM(deep_core(), stays_over(3), *GAUSSIAN),
+    "SwitchingDMM-stays": lambda: switching(Filtering, stays_over(3, 2)),
     "SwitchingDMM-left-right": lambda: switching(Filtering, left_right()),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -619,6 +945,7 @@ def longer(batch: Batch, extra: int, missing: bool) -> Batch:
         x=grown(batch.x, 0),
         observed=grown(batch.observed, False),
         labels=grown(batch.labels, -1),
+        inputs=grown(batch.inputs, 7),
         lengths=batch.lengths + extra if missing else batch.lengths,
     )
 
@@ -666,6 +993,46 @@ def test_padding_batching_and_order_change_nothing(name, labelled, cubes):
     for b in range(len(data)):
         alone = answers(model, data.batch(torch.tensor([b])))
         same(alone, {k: v[b : b + 1] for k, v in together.items()}, f"sequence {b} alone")
+
+
+DRIVEN: dict[str, Callable[[], Model]] = {
+    "VAEHMM": lambda: VAEHMM(deep_core(), driven_chain(3), *GAUSSIAN),
+    "DMM-Filtering": lambda: dmm(Filtering, lambda: Gated(2, 4, n_inputs=2).double()),
+    "DMM-STR": lambda: dmm(STR, lambda: drift(2, U=2)),
+    "SwitchingDMM": lambda: switching(Product, driven_chain(3)),
+}
+
+
+@pytest.mark.parametrize("name", DRIVEN)
+@torch.no_grad()
+def test_inputs_stay_with_their_frames(name, cubes):
+    model, u = DRIVEN[name](), normals(14, 2, seed=63)
+    cubes(1)
+    data = dataclasses.replace(holed_data(), inputs=u)
+    together = answers(model, data.batch())
+    same(answers(model, longer(data.batch(), 3, missing=False)), together, "padded further")
+    for b in range(len(data)):
+        alone = answers(model, data.batch(torch.tensor([b])))
+        same(alone, {k: v[b : b + 1] for k, v in together.items()}, f"sequence {b} alone")
+    other = answers(model, dataclasses.replace(data, inputs=u + 1).batch())["objective"]
+    moved = data.lengths > 1 if "DMM-" in name else data.lengths > 0  # z_1 reads no input
+    assert torch.equal(other != together["objective"], moved)
+
+
+@torch.no_grad()
+def test_a_gate_whose_inputs_weigh_nothing_is_the_plain_one(cubes):
+    driven, plain = DRIVEN["DMM-Filtering"](), MODELS["DMM-Filtering"]()
+    for layer, other in zip(driven.modules(), plain.modules(), strict=True):
+        if isinstance(layer, torch.nn.Linear):
+            n_read = other.in_features
+            layer.weight.zero_()[:, :n_read].copy_(other.weight)
+            layer.bias.copy_(other.bias)
+    for name, value in plain.state_dict().items():
+        if name.startswith(("initial", "core")):
+            driven.state_dict()[name].copy_(value)
+    cubes(1)
+    data = dataclasses.replace(holed_data(), inputs=normals(14, 2, seed=63))
+    same(answers(driven, data.batch()), answers(plain, holed_data().batch()), "driven by nothing")
 
 
 @pytest.mark.parametrize("name", ["HMM", "HMM-full", "VAE", "VAEHMM", "DMM-Filtering", "DMM-Linear"])
@@ -759,6 +1126,16 @@ def test_the_same_seed_gives_the_same_number(name):
     assert torch.equal(first, again)
     if isinstance(model, LatentModel):
         assert not torch.equal(first, other)
+
+
+@torch.no_grad()
+def test_the_prior_of_a_chain_of_stays_counts_once():
+    """Of a module within a module."""
+    for name in ("VAEHMM-stays", "SwitchingDMM-stays"):
+        model = MODELS[name]()
+        model.transition.moves.transmat_prior = 3.0
+        A = model.transition.log_transition()
+        close(model.log_parameter_prior(), 2 * A[-math.inf < A].sum(), **EXACT)
 
 
 # Labels

@@ -16,7 +16,8 @@ from dbn_vae.emissions import Categorical, DiagonalGaussian
 from dbn_vae.inference import Chain
 from dbn_vae.likelihoods import Gaussian
 from dbn_vae.models import HMM, Filtering
-from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
+from dbn_vae.models.chains import sum_out_states
+from dbn_vae.models.hmm import sample_states, state_chain
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.training import randomly, start

@@ -1,0 +1,111 @@
+"""A hidden Markov model as the prior of z, a static core at every step; how z is inferred is left open.
+
+    p(s, z, x) = π(s_1) Π A(s_{t-1}, s_t) · Π N(z_t; μ_{s_t}, Σ_{s_t}) · Π p_θ(x_t | z_t)
+
+Σ_k is diagonal, any matrix, or one matrix for all states.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from dbn_vae.aevb import AEVB
+from dbn_vae.distributions import normal, sample
+from dbn_vae.inference import Chain
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
+from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
+from dbn_vae.models.gaussians import Gaussian, chosen, dense, draw, log_density, packed, unpacked
+from dbn_vae.models.particles import belief_in, known_states
+from dbn_vae.sequences import Batch
+from dbn_vae.transitions.base import Transition
+
+
+class HMMPrior(StateModel, LatentModel):
+    """The generative model; how z is inferred is left open.
+
+    Args:
+        core: the static AEVB.
+        transition: the chain over K states, Markov or semi-Markov.
+        mean: (K, Z) of the components p(z_t | s_t = k).
+        variance: theirs (K, Z), or matrices (K, Z, Z), or the one matrix (1, Z, Z) that all states share.
+    """
+
+    def __init__(self, core: AEVB, transition: Transition, mean: Tensor, variance: Tensor) -> None:
+        super().__init__()
+        self.core, self.transition = core, transition
+        self.n_components = transition.n_components
+        self.mean = nn.Parameter(mean.clone())
+        self.diagonal = variance.dim() == 2
+        if self.diagonal:
+            self.log_scale = nn.Parameter(0.5 * variance.log())
+        else:
+            self.factor = nn.Parameter(packed(torch.linalg.cholesky(variance)))
+
+    @property
+    def verbs(self) -> ModuleType:  # type: ignore[override]
+        return verbs_of(self.transition)
+
+    def log_parameter_prior(self) -> Tensor:
+        return self.transition.log_prior()
+
+    @abstractmethod
+    def state_potential(self, batch: Batch) -> Tensor:
+        """What x_t says of s_t, latents integrated out: (B, T, K)."""
+
+    def components(self) -> Gaussian:
+        """p(z_t | s_t = k): (K, Z)."""
+        if self.diagonal:
+            return normal(self.mean, self.log_scale.exp())
+        return dense(self.mean, unpacked(self.factor))
+
+    @torch.no_grad()
+    def set_components(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take over (K, Z) and (K, Z, Z): of diagonal components the variances, of tied ones the mean matrix."""
+        self.mean.copy_(mean)
+        if self.diagonal:
+            self.log_scale.copy_(0.5 * covariance.diagonal(dim1=-2, dim2=-1).log())
+            return
+        tied = len(self.factor) == 1
+        self.factor.copy_(packed(torch.linalg.cholesky(covariance.mean(0, True) if tied else covariance)))
+
+    def chain(self, batch: Batch) -> Chain:
+        return self.chain_of(self.state_potential(batch), batch)
+
+    def chain_of(self, potential: Tensor, batch: Batch) -> Chain:
+        return chain_under(self.transition, potential, batch)
+
+    def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
+        """FWD(π, A, log N(z_t; μ_k, Σ_k)): (S, B, T, Z) to (S, B)."""
+        potential = log_density(z[..., None, :], self.components())
+        return sum_out_states(self.transition, potential, batch)
+
+    @abstractmethod
+    def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        """Of t and log p(s_t = k | z_{1:t-1}) (S, B, K): z_t ~ q (S, B, Z) and log q (S, B)."""
+
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+        """A particle carries p(s_t | z_{1:t}) alone: given the states, z_t forgets z_{t-1}."""
+        states, known = belief_in(self.transition, batch), known_states(batch, self.n_components)
+        propose = self.propose(batch, generator)
+
+        def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
+            belief = states.predict(t, state[0]) if t else states.begin(n_samples)
+            z, log_q = propose(t, states.states(belief) + known[:, t])
+            log_p, belief = states.update(
+                belief, known[:, t] + log_density(z[..., None, :], self.components())
+            )
+            return (belief,), self.log_likelihood_at(batch, t, z) + log_p - log_q
+
+        return advance
+
+    @torch.no_grad()
+    def sample(
+        self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
+        states = sample_chain(self.transition, n_steps, generator, inputs)
+        z = draw(chosen(self.components(), states[:, None]), generator).squeeze(-2)
+        return sample(self.core.decode(z), generator), states, z

@@ -1,0 +1,128 @@
+"""Options of the deep estimators: frames that read the frame before, stays with a distribution of their own."""
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from dbn_vae import VAEHMM, DeepMarkovModel, SwitchingDMM, load
+from dbn_vae.evaluation import matched_accuracy
+
+TINY: dict[str, Any] = {
+    "hidden": (6,), "n_updates": 3, "n_pretrain": 3, "warm_up": 1, "batch_size": 4, "n_samples": 3, "random_state": 0,
+    "device": "cpu",
+}  # fmt: skip
+
+
+def test_an_emission_that_reads_the_frame_before_follows_data_that_remember_it(tmp_path: Any) -> None:
+    """Notes that are held or struck at random, twelve of them, are more than two latents can carry."""
+    rng = np.random.default_rng(0)
+    flips = rng.random((40, 6, 12)) < 0.08
+    X = (np.cumsum(flips, 1) + rng.integers(0, 2, (40, 1, 12))) % 2.0
+    X[3, 2:4] = np.nan
+    X[4, :, 2] = np.nan
+    options = TINY | {
+        "n_updates": 60,
+        "n_pretrain": 20,
+        "learning_rate": 5e-2,
+        "likelihood": "bernoulli",
+        "n_samples": 20,
+    }
+    scores = {}
+    for autoregressive in (False, True):
+        model = DeepMarkovModel(
+            2, n_hidden=4, inference="mean-field", autoregressive=autoregressive, **options
+        ).fit(X)
+        scores[autoregressive] = model.evaluate(X).per_frame
+    assert scores[True] > scores[False] + 1, scores
+    filled = model.reconstruct(X)
+    assert filled.shape == (240, 12)
+    assert not np.isnan(filled).any()
+    assert model.sample(5, random_state=0)[0].shape == (5, 12)
+    model.save(tmp_path / "m.dbn")
+    assert_allclose(load(tmp_path / "m.dbn").reconstruct(X), filled, atol=1e-6)
+
+
+FAMILIES = ("categorical", "poisson", "negative_binomial", "geometric")
+STAYS: dict[str, Any] = {
+    "vae-hmm": lambda kind: VAEHMM(2, 1, durations=kind, max_duration=12, min_duration=2, **TINY),
+    "switching-dmm": lambda kind: SwitchingDMM(
+        2, 1, durations=kind, max_duration=12, inference="product-filter", n_hidden=4, **TINY
+    ),
+}
+
+
+def regular(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Stays of four and of seven frames in turn, seen through noise; and the states."""
+    states = np.tile(np.repeat([0, 1], [4, 7]), n // 11 + 1)[:n]
+    return (np.array([-1.0, 1.0])[states] + 0.7 * rng.normal(size=n))[:, None], states
+
+
+def ended(path: np.ndarray) -> list[int]:
+    """Lengths of the stays that a path shows as a whole."""
+    return [len(list(run)) for _, run in groupby(path)][:-1]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("name", STAYS)
+def test_stays_answer_every_verb_and_are_kept_in_files(name: str, kind: str, tmp_path: Any) -> None:
+    X, _ = regular(66, np.random.default_rng(0))
+    lengths = [30, 20, 16]
+    model = STAYS[name](kind).fit(X, lengths=lengths)
+    assert_allclose(model.durations_.sum(1), 1, rtol=1e-5)
+    assert_allclose(model.durations_ @ np.arange(1, 13), model.mean_durations_, rtol=1e-5)
+    assert_allclose(model.transmat_, [[0, 1], [1, 0]], atol=1e-6)
+    gamma, online = model.predict_proba(X, lengths), model.filter(X, lengths)
+    assert_allclose(gamma.sum(1), 1, rtol=1e-4)
+    last = np.cumsum(lengths) - 1
+    assert_allclose(online[last], gamma[last], atol=1e-4)
+    log_q, path = model.decode(X, lengths)
+    assert log_q <= 1e-3
+    runs = [d for part in np.split(path, last[:-1] + 1) for d in ended(part)]
+    assert all((2 if name == "vae-hmm" else 1) <= run <= 12 for run in runs), runs
+    assert np.isfinite([model.score(X, lengths=lengths, method=m) for m in ("elbo", "iwae", "smc")]).all()
+    model.save(tmp_path / "m.dbn")
+    again = load(tmp_path / "m.dbn")
+    assert_allclose(again.predict_proba(X, lengths), gamma, atol=1e-6)
+    assert_allclose(again.durations_, model.durations_)
+    frames, states = model.sample(200, random_state=0)
+    assert frames.shape == (200, 1)
+    if name == "vae-hmm":
+        assert min(ended(states)) >= 2
+
+
+def test_training_finds_the_lengths_of_stays() -> None:
+    X, states = regular(660, np.random.default_rng(1))
+    options = TINY | {
+        "n_updates": 60,
+        "n_pretrain": 60,
+        "hidden": (8,),
+        "learning_rate": 1e-2,
+        "max_length": 66,
+    }
+    model = VAEHMM(2, 1, durations="poisson", max_duration=15, **options).fit(X)
+    plain = VAEHMM(2, 1, **options).fit(X)
+    assert_allclose(sorted(model.mean_durations_), [4, 7], atol=0.7)
+    assert matched_accuracy(states, model.predict(X)) > matched_accuracy(states, plain.predict(X))
+    assert model.score(X, n_samples=50) > plain.score(X, n_samples=50) + 20
+
+
+def test_what_durations_cannot_do_is_said() -> None:
+    X, _ = regular(44, np.random.default_rng(0))
+    model = STAYS["vae-hmm"]("poisson").fit(X)
+    for ask in (lambda: model.posterior(X), model.filter_state):
+        with pytest.raises(NotImplementedError, match=r"use .*filter"):
+            ask()
+    with pytest.raises(AttributeError, match="fit with durations="):
+        VAEHMM(2, 1, **TINY).fit(X).durations_  # noqa: B018
+    for wrong, message in (
+        ({"durations": "gamma"}, r"durations='gamma'.*'categorical', 'poisson'"),
+        ({"durations": "poisson", "max_duration": 3, "min_duration": 5}, "min_duration=5, max_duration=3"),
+        ({"durations": "poisson", "n_components": 1}, "n_components=1; it must be at least 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            VAEHMM(**{"n_components": 2, "n_latent": 1} | TINY | wrong).fit(X)
+    with pytest.raises(ValueError, match="durations='poisson' beside inputs"):
+        VAEHMM(2, 1, durations="poisson", **TINY).fit(X, inputs=X)
