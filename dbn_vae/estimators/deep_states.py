@@ -1,9 +1,10 @@
 """Deep models with a discrete state at every step: decode and filter as a classical HMM does."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dbn_vae import inference
@@ -11,15 +12,41 @@ from dbn_vae.estimators.base import StateEstimator
 from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.inference import Chain
+from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.hmm import require_labels
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.models.vae_hmm import VAEHMM
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.reseed import reseed
 
 
 @dataclass(eq=False, repr=False)
 class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
-    """States follow from the fitted module's chain; decode reports log q(states | x)."""
+    """States follow from the fitted module's chain; decode reports log q(states | x).
+
+    Args:
+        reseed: a state that explains less than this part of an even share, 1 / K of the frames, is begun again from the
+            frames explained worst, at every look of the first half of joint training; 0 to leave dead states.
+    """
 
     module_: VAEHMM | SwitchingDMM = field(init=False)
+
+    _: KW_ONLY
+    reseed: float = 0.1
+
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        if not 0 <= self.reseed < 1:
+            raise ValueError(f"reseed={self.reseed}; it is a part of an even share, from 0 to under 1")
+
+    def require_labels(self, data: Sequences) -> None:
+        if data.labels is not None:
+            require_labels(data.labels, self.n_components)
+
+    def rescue(self, model: LatentModel, train: Sequences, generator: torch.Generator) -> int:
+        """Begin dead states again."""
+        assert isinstance(model, StateModel)
+        return reseed(model, train, self.reseed, generator) if self.reseed and self.n_components > 1 else 0
 
     @property
     def startprob_(self) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dbn_vae.aevb import AEVB
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.vae_hmm import HMMPrior
 from dbn_vae.sequences import Sequences
@@ -154,3 +155,33 @@ def adopt(model: HMMPrior, hmm: HMM) -> None:
     model.log_scale.copy_(0.5 * variance.log())
     model.transition.initial_logits.copy_(hmm.transition.log_initial())
     model.transition.transition_logits.copy_(hmm.transition.log_transition())
+
+
+def adopt_core(core: AEVB, trained: AEVB) -> None:
+    """Copy the weights of a trained static core.
+
+    Raises ValueError naming what differs in kind or size, and the argument that would make it the same.
+    """
+    for what, there, here, remedy in (
+        (
+            "likelihood",
+            trained.likelihood.name,
+            core.likelihood.name,
+            f"likelihood={trained.likelihood.name!r}",
+        ),
+        ("n_latent", trained.n_latent, core.n_latent, f"n_latent={trained.n_latent}"),
+        ("columns", trained.n_observed, core.n_observed, "X with the columns that it was trained on"),
+    ):
+        if there != here:
+            raise ValueError(
+                f"core has {what} {there}, and this model {here}: give {remedy}, or another core"
+            )
+    weights, own = trained.state_dict(), core.state_dict()
+    for name in sorted(weights.keys() | own.keys()):
+        shapes = [tuple(d[name].shape) if name in d else "no such part" for d in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"core has other layers than this model: {name} is {shapes[0]} there and {shapes[1]} here; "
+                "give the same hidden as it was built with, or another core"
+            )
+    core.load_state_dict(weights)
