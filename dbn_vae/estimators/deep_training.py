@@ -152,6 +152,11 @@ class DeepTraining(SequenceEstimator):
                 f"core={self.core!r}; it is a fitted VAE or another deep estimator, or an AEVB module"
             )
 
+        if isinstance(self.core, DeepTraining) and not self.core.is_fitted():
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError(f"core={self.core!r} is not fitted: fit it before it is taken over")
+
     def require_labels(self, data: Sequences) -> None:
         """Raise ValueError for labels where there are no states to be known."""
         if data.labels is not None:
@@ -162,13 +167,12 @@ class DeepTraining(SequenceEstimator):
     def trained_core(self) -> AEVB | None:
         """The core to begin with, where one was given."""
         if isinstance(self.core, DeepTraining):
-            self.core.require_fitted()
             return self.core.module_.core
         return self.core
 
     def take_scaling(self) -> None:
         """That of the estimator whose core is taken over."""
-        if isinstance(self.core, DeepTraining) and self.core.is_fitted() and self.core.width == self.width_:
+        if isinstance(self.core, DeepTraining) and self.core.width == self.width_:
             self.center_, self.scale_ = self.core.center_.clone(), self.core.scale_.clone()
             self.n_symbols_ = self.core.n_symbols_
 

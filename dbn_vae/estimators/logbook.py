@@ -66,7 +66,7 @@ def identity_of(name: str, arguments: dict[str, Any], data: Sequences) -> dict[s
     """A fit as JSON: the estimator's name and arguments, and a digest of everything the data hold."""
     fields = {k: v for k, v in vars(data).items() if isinstance(v, torch.Tensor)}
     return {
-        "arguments": {"estimator": name} | {k: jsonable(v) for k, v in arguments.items()},
+        "arguments": {"class": name} | {k: jsonable(v) for k, v in arguments.items()},
         "data": {k: storage.digest({k: v.cpu().contiguous()}, "") for k, v in fields.items()},
     }
 

@@ -145,16 +145,22 @@ def frames(model: HMM, data: Sequences) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def adopt(model: HMMPrior, hmm: HMM) -> None:
-    """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM; Σ gives its diagonal."""
+    """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM; Σ gives its diagonal.
+
+    A state that EM lost, which nothing enters any more, has no μ and Σ: it stays as the VAE-HMM has it.
+    """
     from dbn_vae.emissions.gaussian import Gaussian
 
     if not isinstance(hmm.emission, Gaussian) or not isinstance(model.transition, Stationary):
         raise TypeError("adopt needs a Gaussian HMM and a stationary chain")
-    model.mean.copy_(hmm.emission.mean)
     variance = hmm.emission.covariance().diagonal(dim1=-2, dim2=-1)
-    model.log_scale.copy_(0.5 * variance.log())
-    model.transition.initial_logits.copy_(hmm.transition.log_initial())
-    model.transition.transition_logits.copy_(hmm.transition.log_transition())
+    kept = variance.isfinite().all(-1)
+    model.mean[kept] = hmm.emission.mean[kept]
+    model.log_scale[kept] = 0.5 * variance[kept].log()
+    own, known = model.transition, hmm.transition
+    own.initial_logits.copy_(torch.where(kept, known.log_initial(), own.log_initial()))
+    between = kept[:, None] & kept
+    own.transition_logits.copy_(torch.where(between, known.log_transition(), own.log_transition()))
 
 
 def adopt_core(core: AEVB, trained: AEVB) -> None:

@@ -130,7 +130,7 @@ def _(model: SwitchingDMM, state: int, alive: list[int], frames: Frames, generat
 def fit_move(move: Conditional, before: Tensor, z: Tensor) -> None:
     """Raise the mean of log p(z_t | z_{t-1}) over pairs (n, Z) by some steps of L-BFGS."""
     parameters = list(move.parameters())
-    optimizer = torch.optim.LBFGS(parameters, max_iter=20, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         loss = -log_normal(z, move(before)).mean()
