@@ -1,47 +1,36 @@
-"""What the deep estimators share: scaling, training, honest scores.
-
-Training follows one recipe. The static core is pre-trained on single frames, the model takes its own start from
-it, and then everything ascends the bound together while β rises; a part of the sequences is kept apart,
-their bound is watched once β = 1, and the best parameters seen are the ones kept.
+"""What the deep estimators share: scaling, honest scores, files.  How they are trained is in deep_training.py.
 
 Real data are standardised inside, and every score is given back in nats per the data's own units, so that the
 numbers stand beside a classical model's.
 """
 
-import math
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.utils import Tags, TransformerTags
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dbn_vae.aevb import AEVB
-from dbn_vae.estimators.arguments import input_columns, lengths_given, require_sample_inputs
-from dbn_vae.estimators.base import SequenceEstimator, require_at_least, weighted_total
+from dbn_vae.estimators import cores
+from dbn_vae.estimators.arguments import lengths_given, require_sample_inputs
+from dbn_vae.estimators.base import weighted_total
+from dbn_vae.estimators.deep_training import DeepTraining
 from dbn_vae.estimators.devices import where
+from dbn_vae.estimators.diagnostics import Diagnostics
+from dbn_vae.estimators.recipe import Curve
 from dbn_vae.evaluation.likelihood import Score, elbo, iwae, smc
 from dbn_vae.likelihoods import Likelihood, named
 from dbn_vae.models.base import LatentModel
-from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.sequences import Batch, Sequences
-from dbn_vae.training.sgvb import AscentStep, Objective, ascend, ramp
-
-
-class Curve(NamedTuple):
-    """What was seen at one look at the validation sequences."""
-
-    update: int
-    train: float  # objective per frame, averaged since the last look
-    validation: float  # bound per frame
 
 
 @dataclass(eq=False, repr=False)
-class DeepEstimator(SequenceEstimator):
+class DeepEstimator(DeepTraining):
     """A trained LatentModel behind the verbs.
 
     Args:
@@ -54,6 +43,13 @@ class DeepEstimator(SequenceEstimator):
         learning_rate: of Adam at its highest; it rises over 20 steps and falls to 0 as a cosine.
         max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
         validation: share of the pieces kept apart to choose the best parameters; 0 for none.
+        patience: training ends when so many looks (a twentieth of n_updates each) at β = 1 brought no better bound of
+            the validation pieces; None to go on to n_updates.
+        max_norm: longer gradients are clipped to this norm.
+        n_probes: starts that go through the first tenth of joint training, of which the best goes on.
+        core: a fitted deep estimator, or an AEVB module: its weights, and an estimator's scaling, are taken over, and
+            there is no pre-training.  It must have the same columns, n_latent, likelihood and hidden.
+        freeze_core: joint training leaves the core as it is, to the bit.
         standardize: Gaussian and Student-t data are scaled inside; scores are in the units of X all the same.
         n_samples: S of the importance bound that score reports.
         random_state: an int makes fits and samples repeatable.
@@ -63,7 +59,6 @@ class DeepEstimator(SequenceEstimator):
 
     dtype: ClassVar[torch.dtype] = torch.float32
     frames_at_once: ClassVar[int] = 2**14
-    reads_inputs: ClassVar[bool] = False  # whether a model of this kind can be driven by inputs
 
     _: KW_ONLY
     likelihood: str = "gaussian"
@@ -75,69 +70,20 @@ class DeepEstimator(SequenceEstimator):
     learning_rate: float = 3e-3
     max_length: int | None = 100
     validation: float = 0.15
+    patience: int | None = 8
+    max_norm: float = 10.0
+    n_probes: int = 1
+    core: Any = None
+    freeze_core: bool = False
     standardize: bool = True
     n_samples: int = 100
     random_state: Any = None
     device: str = "auto"
     verbose: bool = False
 
-    @property
-    @abstractmethod
-    def n_latent(self) -> int:
-        """Z; a model's first or second argument."""
-
     @abstractmethod
     def build(self, core: AEVB) -> LatentModel:
         """An untrained model around a core."""
-
-    @abstractmethod
-    def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
-        """The model's own start, given a pre-trained core and (scaled) data."""
-
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        lengths: Any = None,
-        labels: Any = None,
-        sample_weight: Any = None,
-        inputs: Any = None,
-    ) -> Self:
-        """Train on data in any form that Sequences.from_any takes.
-
-        Args:
-            y: not read, or lengths without their name: see lengths_given.
-            labels: known states, one a frame, −1 where unknown; for models with states.
-            sample_weight: (B,) weight of each sequence.
-            inputs: u_t, (n, U), which then drive the states or the latent, and go with every question asked later;
-                they are taken as they are, and should be of order 1.
-
-        On Ctrl-C the best parameters so far are kept before the interrupt goes on.
-        """
-        require_at_least(1, n_latent=self.n_latent, batch_size=self.batch_size, n_samples=self.n_samples)
-        require_at_least(0, n_updates=self.n_updates, n_pretrain=self.n_pretrain, warm_up=self.warm_up)
-        if not 0 <= self.validation < 1:
-            raise ValueError(
-                f"validation={self.validation}; it is a share of the sequences, from 0 to under 1"
-            )
-        generator = self.generator()
-        self.n_inputs_ = input_columns(X, inputs) if self.reads_inputs else 0
-        data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight, inputs=inputs)
-        self.remember_columns(X)
-        self.size_up(data)
-        self.check(data)
-        data = self.prepared(data)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            self.module_ = self.new_module()
-        train, validation = self.split(data, generator)
-        static = StaticVAE(self.module_.core)
-        self.history_: list[Curve] = []
-        self.climb(static, train.frames(), None, self.n_pretrain, "core", generator)
-        self.begin(self.module_, train, generator)
-        self.climb(self.module_, train, validation, self.n_updates, "joint", generator)
-        return self
 
     def size_up(self, data: Sequences) -> None:
         """Everything that must be known of the data before a module can be built."""
@@ -170,77 +116,6 @@ class DeepEstimator(SequenceEstimator):
             "made": {"n_observed": self.width_},
         }
         return named(self.likelihood, **options.get(self.likelihood, {}))
-
-    def split(self, data: Sequences, generator: torch.Generator) -> tuple[Sequences, Sequences | None]:
-        """Training pieces, and validation pieces where there are enough to spare some."""
-        pieces = data if self.max_length is None else data.segments(self.max_length)
-        held = int(self.validation * len(pieces))
-        if held == 0:
-            return pieces, None
-        order = torch.randperm(len(pieces), generator=generator)
-        return pieces.subset(order[held:].sort().values), pieces.subset(order[:held].sort().values)
-
-    def climb(
-        self,
-        model: LatentModel,
-        train: Sequences,
-        validation: Sequences | None,
-        n_updates: int,
-        what: str,
-        generator: torch.Generator,
-    ) -> None:
-        """n_updates of Adam with a cosine decay; leaves the best parameters in the model."""
-        if n_updates == 0:
-            return
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda u: min(1.0, (u + 1) / 20) * 0.5 * (1 + math.cos(math.pi * u / n_updates))
-        )
-        warm_up = min(self.warm_up, n_updates // 2)
-        look_every = max(n_updates // 20, 1)
-        keeper = Keeper(model)
-        batch_size = self.batch_size if what == "joint" else 32 * self.batch_size
-        steps = ascend(
-            model,
-            train,
-            optimizer,
-            batch_size=min(batch_size, len(train)),
-            generator=generator,
-            beta=ramp(warm_up),
-            objective=self.training_objective(model),
-        )
-        recent: list[AscentStep] = []
-        name = f"{type(self).__name__} {what}"
-        with tqdm(total=n_updates, desc=name, disable=not self.verbose, leave=False) as bar:
-            try:
-                for step in steps:
-                    schedule.step()
-                    recent.append(step)
-                    bar.update()
-                    if step.update % look_every == 0 or step.update == n_updates:
-                        seen = self.look(model, validation, recent)
-                        if what == "joint":
-                            self.history_.append(seen)
-                        bar.set_postfix(nats_per_frame=f"{seen.train:.3f}")
-                        if step.update >= warm_up:
-                            keeper.offer(seen.validation)
-                        recent = []
-                    if step.update >= n_updates:
-                        break
-            finally:
-                if validation is not None:
-                    keeper.restore()
-
-    def training_objective(self, model: LatentModel) -> Objective | None:
-        """What training ascends; None for the model's own."""
-        return None
-
-    def look(self, model: LatentModel, validation: Sequences | None, recent: list[AscentStep]) -> Curve:
-        train = float(np.mean([s.objective for s in recent]))
-        if validation is None:
-            return Curve(recent[-1].update, train, train)
-        fixed = torch.Generator().manual_seed(0)  # the same noise at every look: looks are comparable
-        return Curve(recent[-1].update, train, iwae(model, validation, fixed, 8).per_frame)
 
     # -- asking
 
@@ -362,41 +237,40 @@ class DeepEstimator(SequenceEstimator):
         u = require_sample_inputs(inputs, n_samples, self.n_inputs, type(self).__name__)
         return None if u is None else u.to(next(self.module_.parameters()))
 
+    def plain_parameters(self) -> dict[str, Any]:
+        return super().plain_parameters() | {"core": None}
+
+    def __sklearn_clone__(self) -> Self:
+        """A core goes along as it is: a clone of a fitted estimator would be an unfitted one."""
+        bare = copy.copy(self)
+        bare.core = None
+        twin = super(DeepEstimator, bare).__sklearn_clone__()
+        twin.core = self.core
+        return twin
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"module.{k}": v for k, v in self.module_.state_dict().items()}
         tensors |= {"center": self.center_, "scale": self.scale_}
+        given, core = cores.stored(self.core)
         facts = {
             "width": self.width_,
             "n_symbols": self.n_symbols_,
             "n_inputs": self.n_inputs,
             "history": [list(c) for c in self.history_],
+            "diagnostics": None if self.diagnostics_ is None else self.diagnostics_._asdict(),
+            "core": core,
         }
-        return tensors, facts
+        return tensors | given, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.width_, self.n_symbols_ = facts["width"], facts["n_symbols"]
         self.n_inputs_ = facts.get("n_inputs", 0)
         self.center_, self.scale_ = tensors["center"], tensors["scale"]
         self.history_ = [Curve(*c) for c in facts["history"]]
+        told = facts.get("diagnostics")
+        self.diagnostics_ = None if told is None else Diagnostics(**told)
+        self.core = cores.restored(facts.get("core"), tensors)
         self.module_ = self.new_module()
         self.module_.load_state_dict(
             {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
         )
-
-
-class Keeper:
-    """The best parameters offered so far."""
-
-    def __init__(self, model: LatentModel) -> None:
-        self.model = model
-        self.value = -math.inf
-        self.parameters: dict[str, Tensor] | None = None
-
-    def offer(self, value: float) -> None:
-        if value > self.value:
-            self.value = value
-            self.parameters = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-
-    def restore(self) -> None:
-        if self.parameters is not None:
-            self.model.load_state_dict(self.parameters)

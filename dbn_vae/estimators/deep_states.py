@@ -12,8 +12,12 @@ from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.estimators.hsmm import duration_named
 from dbn_vae.estimators.posterior import PosteriorVerbs, StatePosterior
 from dbn_vae.inference import Chain
+from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.hmm import require_labels
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.switching_dmm import SwitchingDMM
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.reseed import reseed
 from dbn_vae.transitions.base import Transition
 from dbn_vae.transitions.input_driven import InputDriven
 from dbn_vae.transitions.semi_markov import SemiMarkov
@@ -35,6 +39,8 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
             "poisson", "negative_binomial" or "geometric", as in HSMM.
         max_duration, min_duration: no stay is longer, or shorter but for the last one; for durations.
         duration_prior: Dirichlet concentration of a categorical duration.
+        reseed: a state that explains less than this part of an even share, 1 / K of the frames, is begun again from the
+            frames explained worst, at every look of the first half of joint training; 0 to leave dead states.
     """
 
     reads_inputs = True
@@ -45,8 +51,23 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
     max_duration: int = 50
     min_duration: int = 1
     duration_prior: float = 1.1
+    reseed: float = 0.1
 
     module_: HMMPrior | SwitchingDMM = field(init=False)
+
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        if not 0 <= self.reseed < 1:
+            raise ValueError(f"reseed={self.reseed}; it is a part of an even share, from 0 to under 1")
+
+    def require_labels(self, data: Sequences) -> None:
+        if data.labels is not None:
+            require_labels(data.labels, self.n_components)
+
+    def rescue(self, model: LatentModel, train: Sequences, generator: torch.Generator) -> int:
+        """Begin dead states again."""
+        assert isinstance(model, StateModel)
+        return reseed(model, train, self.reseed, generator) if self.reseed and self.n_components > 1 else 0
 
     @property
     def startprob_(self) -> np.ndarray:

@@ -62,14 +62,17 @@ class HMMPrior(StateModel, LatentModel):
         return dense(self.mean, unpacked(self.factor))
 
     @torch.no_grad()
-    def set_components(self, mean: Tensor, covariance: Tensor) -> None:
-        """Take over (K, Z) and (K, Z, Z): of diagonal components the variances, of tied ones the mean matrix."""
-        self.mean.copy_(mean)
+    def set_components(self, mean: Tensor, covariance: Tensor, which: Tensor | None = None) -> None:
+        """Take over (K, Z) and (K, Z, Z), of all states or of some (K,): of diagonal components the variances, of tied
+        ones the mean matrix."""
+        which = torch.ones(self.n_components, dtype=torch.bool) if which is None else which
+        self.mean[which] = mean[which]
         if self.diagonal:
-            self.log_scale.copy_(0.5 * covariance.diagonal(dim1=-2, dim2=-1).log())
-            return
-        tied = len(self.factor) == 1
-        self.factor.copy_(packed(torch.linalg.cholesky(covariance.mean(0, True) if tied else covariance)))
+            self.log_scale[which] = 0.5 * covariance[which].diagonal(dim1=-2, dim2=-1).log()
+        elif len(self.factor) == 1:
+            self.factor.copy_(packed(torch.linalg.cholesky(covariance[which].mean(0, True))))
+        else:
+            self.factor[which] = packed(torch.linalg.cholesky(covariance[which]))
 
     def chain(self, batch: Batch) -> Chain:
         return self.chain_of(self.state_potential(batch), batch)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dbn_vae.aevb import AEVB
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Sequences
@@ -150,13 +151,16 @@ def frames(model: HMM, data: Sequences) -> tuple[Tensor, Tensor]:
 def adopt(model: HMMPrior, hmm: HMM, data: Sequences | None = None) -> None:
     """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM, as much of Σ as that has.
 
+    A state that EM lost, which nothing enters any more, has no μ and Σ: it stays as the VAE-HMM has it.
+
     data: the latents; where the VAE-HMM is semi-Markov its chain is counted from their most probable paths.
     """
     from dbn_vae.emissions.gaussian import Gaussian
 
     if not isinstance(hmm.emission, Gaussian):
         raise TypeError("adopt needs a Gaussian HMM")
-    chain = model.transition
+    chain, covariance = model.transition, hmm.emission.covariance()
+    kept = covariance.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
     if isinstance(chain, SemiMarkov):
         if data is None:
             raise TypeError("a semi-Markov chain starts from stays counted in data; give adopt the latents")
@@ -164,11 +168,12 @@ def adopt(model: HMMPrior, hmm: HMM, data: Sequences | None = None) -> None:
         first, moves, ended, censored = count_stays(hmm, data, shortest, longest)
         chain.maximize(first + 1 / K, moves + 1 / K, ended + 1 / longest, censored)
     elif isinstance(chain, Stationary | InputDriven):
-        chain.initial_logits.copy_(hmm.transition.log_initial())
-        chain.transition_logits.copy_(hmm.transition.log_transition())
+        first, moves = hmm.transition.log_initial(), hmm.transition.log_transition()
+        chain.initial_logits.copy_(torch.where(kept, first, chain.initial_logits))
+        chain.transition_logits.copy_(torch.where(kept[:, None] & kept, moves, chain.transition_logits))
     else:
         raise TypeError(f"adopt knows no way from an HMM to {type(chain).__name__}")
-    model.set_components(hmm.emission.mean, hmm.emission.covariance())
+    model.set_components(hmm.emission.mean, covariance, kept)
 
 
 def count_stays(hmm: HMM, data: Sequences, min_duration: int, max_duration: int) -> tuple[Tensor, ...]:
@@ -188,3 +193,33 @@ def count_stays(hmm: HMM, data: Sequences, min_duration: int, max_duration: int)
                 if after:
                     moves[k, after[0]] += weight
     return first, moves, ended, censored
+
+
+def adopt_core(core: AEVB, trained: AEVB) -> None:
+    """Copy the weights of a trained static core.
+
+    Raises ValueError naming what differs in kind or size, and the argument that would make it the same.
+    """
+    for what, there, here, remedy in (
+        (
+            "likelihood",
+            trained.likelihood.name,
+            core.likelihood.name,
+            f"likelihood={trained.likelihood.name!r}",
+        ),
+        ("n_latent", trained.n_latent, core.n_latent, f"n_latent={trained.n_latent}"),
+        ("columns", trained.n_observed, core.n_observed, "X with the columns that it was trained on"),
+    ):
+        if there != here:
+            raise ValueError(
+                f"core has {what} {there}, and this model {here}: give {remedy}, or another core"
+            )
+    weights, own = trained.state_dict(), core.state_dict()
+    for name in sorted(weights.keys() | own.keys()):
+        shapes = [tuple(d[name].shape) if name in d else "no such part" for d in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"core has other layers than this model: {name} is {shapes[0]} there and {shapes[1]} here; "
+                "give the same hidden as it was built with, or another core"
+            )
+    core.load_state_dict(weights)

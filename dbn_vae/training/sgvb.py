@@ -8,6 +8,7 @@ what makes a prior on the parameters weigh the same whatever the batch size.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,25 @@ class AscentStep(NamedTuple):
     gradient_norm: float  # before clipping
 
 
+@dataclass
+class Place:
+    """Where a run is: with its model, optimizer and generator, all that it takes to go on to the same numbers."""
+
+    update: int = 0  # made so far
+    epoch: int = 0
+    left: Tensor = field(
+        default_factory=lambda: torch.empty(0, dtype=torch.int64)
+    )  # of this epoch, in their order
+
+    def deal(self, n_sequences: int, size: int, generator: torch.Generator) -> Tensor:
+        """The sequences of the next minibatch; where none is left, a new epoch shuffles them all."""
+        if len(self.left) == 0:
+            self.left = torch.randperm(n_sequences, generator=generator)
+            self.epoch += self.update > 0
+        dealt, self.left = self.left[:size], self.left[size:]
+        return dealt
+
+
 def ascend(
     model: Model,
     data: Sequences,
@@ -40,6 +60,7 @@ def ascend(
     objective: Objective | None = None,
     augment: Callable[[Batch, torch.Generator], Batch] | None = None,
     max_norm: float = 10.0,
+    place: Place | None = None,
 ) -> Iterator[AscentStep]:
     """One update of every parameter the optimizer holds for each step the caller asks.
 
@@ -48,32 +69,33 @@ def ascend(
         objective: (batch, β, generator) to (B,); the model's own unless given, see estimator_a.
         augment: applied to each minibatch, resampled binarisation for one.
         max_norm: the gradient's norm is clipped there.
+        place: where to go on from, kept up to date from there on; the beginning without it.
 
     Raises FloatingPointError when the objective is no longer finite, naming the update.
     """
     objective = objective or own_objective(model)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    update = 0
-    for epoch in range(10**9):
-        for batch in data.shuffled(batch_size, generator):
-            if augment is not None:
-                batch = augment(batch, generator)
-            weight_of_kl = beta(update)
-            values = objective(batch, weight_of_kl, generator) * batch.weights
-            scaled = values.sum() * len(data) / len(values) + model.log_parameter_prior()
-            loss = -scaled / data.n_frames
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(
-                    f"the objective is {-loss.item()} at update {update}; lower the learning rate, "
-                    "or look for extreme values in X"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-            optimizer.step()
-            update += 1
-            per_frame = float(values.detach().sum() / batch.lengths.sum())
-            yield AscentStep(update, epoch, per_frame, weight_of_kl, float(norm))
+    place = place or Place()
+    while True:
+        batch = data.batch(place.deal(len(data), batch_size, generator).to(data.x.device))
+        if augment is not None:
+            batch = augment(batch, generator)
+        weight_of_kl = beta(place.update)
+        values = objective(batch, weight_of_kl, generator) * batch.weights
+        scaled = values.sum() * len(data) / len(values) + model.log_parameter_prior()
+        loss = -scaled / data.n_frames
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"the objective is {-loss.item()} at update {place.update}; lower the learning rate, "
+                "or look for extreme values in X"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        optimizer.step()
+        place.update += 1
+        per_frame = float(values.detach().sum() / batch.lengths.sum())
+        yield AscentStep(place.update, place.epoch, per_frame, weight_of_kl, float(norm))
 
 
 def own_objective(model: Model) -> Objective:

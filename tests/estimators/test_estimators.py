@@ -758,7 +758,7 @@ def test_what_is_given_beside_sequences_is_not_dropped() -> None:
 
 @deep
 def test_after_ctrl_c_a_deep_model_is_usable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dbn_vae.estimators import deep as module
+    from dbn_vae.estimators import recipe as module
     from dbn_vae.training.sgvb import ascend
 
     left = iter(range(5))
