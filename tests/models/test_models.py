@@ -492,6 +492,38 @@ def _():
     return model, batch, log_p_walk(batch, model)
 
 
+def log_p_grid(batch: Batch, model: SwitchingDMM) -> Tensor:
+    """Of a latent in one dimension: the filter over (z, s) on a grid, states that z and inputs drive."""
+    grid = torch.linspace(-9, 9, 301, dtype=torch.float64)[:, None]
+    fit = model.core.log_likelihood(batch.x[:, :, None], batch.observed[:, :, None], grid).exp()  # (B, T, G)
+    move = log_density(grid[:, None, None], model.move(grid)).exp()  # (to, from, K)
+    out = []
+    for b, T in enumerate(batch.lengths.tolist()):
+
+        def read(z: Tensor, t: int, b: int = b) -> Tensor:
+            return z if batch.inputs is None else torch.cat([z, batch.inputs[b, t].expand(len(z), -1)], 1)
+
+        first = model.transition.first_under(read(torch.zeros(1, 1).double(), 0)).exp()
+        alpha = first * log_density(grid[:, None], model.initial(grid)).exp() * fit[b, 0, :, None]
+        for t in range(1, T):
+            A = model.transition.moves_under(read(grid, t)).exp()  # (from, K, K)
+            alpha = torch.einsum("gi,gij,hgj->hj", alpha, A, move) * 0.06 * fit[b, t, :, None]
+        out.append((alpha.sum() * 0.06).log())
+    return torch.stack(out).detach()
+
+
+for _name, _inputs in (("Filtering", False), ("Product", True)):
+
+    @elsewhere(f"SwitchingDMM-recurrent-{_name}" + ("-driven" if _inputs else ""))
+    def _(name=_name, given=_inputs):
+        batch = short_batch(2, inputs=INPUTS if given else None)
+        moves = [drift(1, seed=4), drift(1, seed=5, width=0.9)]
+        chain = driven_chain(2, 3 if given else 1)
+        model = SwitchingDMM(linear_core(1, 0.6), chain, moves, recognition(name, 1), recurrent=True)
+        start_at(model, 2, differ=True)
+        return model, batch, log_p_grid(batch, model)
+
+
 for _name in ("Filtering", "Product"):
 
     @elsewhere(f"DMM-driven-{_name}")
@@ -875,9 +907,9 @@ def dmm(kind, transition=gated) -> DMM:
     return start_at(DMM(deep_core(), transition(), deep_recognition(kind)))
 
 
-def switching(kind, chain: Transition | None = None) -> SwitchingDMM:
+def switching(kind, chain: Transition | None = None, recurrent: bool = False) -> SwitchingDMM:
     moves = [gated(), Linear(2), gated()]
-    model = SwitchingDMM(deep_core(), chain or chain_over(3), moves, deep_recognition(kind))
+    model = SwitchingDMM(deep_core(), chain or chain_over(3), moves, deep_recognition(kind), recurrent)
     return start_at(model, 3, differ=True)
 
 
@@ -919,6 +951,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "SwitchingDMM-STLR": lambda: switching(STLR),
     "VAEHMM-stays": lambda: VAEHMM(deep_core(), stays_over(3), *GAUSSIAN),
     "SwitchingDMM-stays": lambda: switching(Filtering, stays_over(3, 2)),
+    "SwitchingDMM-recurrent": lambda: switching(Filtering, driven_chain(3), recurrent=True),
     "SwitchingDMM-left-right": lambda: switching(Filtering, left_right()),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -1064,6 +1097,12 @@ def test_a_frame_never_seen_gives_no_evidence():
     assert (evidence.J[~blank] > 0).all()
 
 
+def silent(name: str, parameter: str) -> bool:
+    """A start that is certain, and the weights of z before the first step, where there is none."""
+    start = "initial_logits" if name.endswith("left-right") else "initial_slope"
+    return name.endswith(("left-right", "recurrent")) and parameter == f"transition.{start}"
+
+
 @pytest.mark.parametrize(
     ("name", "estimator"),
     [(name, "objective") for name in MODELS]
@@ -1083,7 +1122,7 @@ def test_gradients_reach_every_parameter_and_are_finite(name, estimator):
             continue
         assert tensor.grad is not None, f"{parameter} is not reached"
         assert tensor.grad.isfinite().all(), f"{parameter}: {tensor.grad}"
-        if not (name.endswith("left-right") and parameter == "transition.initial_logits"):
+        if not silent(name, parameter):
             assert tensor.grad.abs().sum() > 0, f"{parameter} has gradient 0"
 
 
@@ -1172,6 +1211,8 @@ def test_a_label_that_names_no_state_is_refused(name):
 def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="2 states, emission 3"):
         HMM(chain_over(2), emissions.DiagonalGaussian(*GAUSSIAN))
+    with pytest.raises(TypeError, match="recurrent=True with a transition of type Stationary"):
+        SwitchingDMM(deep_core(), chain_over(1), [Gated(2)], Filtering(), recurrent=True)
     with pytest.raises(ValueError, match="1 moves for 2 states"):
         SwitchingDMM(deep_core(), chain_over(2), [Gated(2)], Filtering())
 
@@ -1332,6 +1373,23 @@ def test_samples_move_and_emit_as_the_model_says():
     p = model.move(z[:-1])
     rows = torch.arange(n - 1)
     is_standard_normal((z[1:] - p.mean[rows, states[1:]]) / p.scale[rows, states[1:]])
+
+
+@pytest.mark.parametrize("U", [0, 2])
+@torch.no_grad()
+def test_states_of_samples_follow_the_z_before(U):
+    """Of every move, less its probability under z_{t-1} (and u_t), over its spread: a standard normal number."""
+    n, chain = 2000, driven_chain(2, 1 + U)
+    model = start_at(
+        SwitchingDMM(linear_core(1), chain, [drift(1), drift(1, 5)], Filtering(), recurrent=True), 2
+    )
+    u = normals(n, U, seed=70)
+    _, states, z = model.sample(n, seeded(), u if U else None)
+    p = chain.moves_under(torch.cat([z[:-1], u[1:]], 1)).exp()[torch.arange(n - 1), states[:-1], 1]
+    score = (states[1:] - p).sum() / (p * (1 - p)).sum().sqrt()
+    trend = ((states[1:] - p) * z[:-1, 0]).sum() / (p * (1 - p) * z[:-1, 0].square()).sum().sqrt()
+    assert max(abs(score), abs(trend)) < 4.5, (score, trend)
+    assert p.std() > 0.1, "z must matter"
 
 
 @torch.no_grad()
