@@ -106,6 +106,6 @@ class HMMPrior(StateModel, LatentModel):
         self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
-        states = sample_chain(self.transition, n_steps, generator, inputs)
+        states = sample_chain(self.transition, n_steps, generator, inputs).to(self.mean.device)
         z = draw(chosen(self.components(), states[:, None]), generator).squeeze(-2)
         return sample(self.core.decode(z), generator), states, z

@@ -181,18 +181,18 @@ class SwitchingDMM(StateModel, LatentModel):
         self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
-        if not self.recurrent:
-            states = sample_chain(self.transition, n_steps, generator, inputs)
+        states: list[int] = []
+        if not self.recurrent:  # the chain does not wait for z
+            states = sample_chain(self.transition, n_steps, generator, inputs).tolist()
         z, path = torch.zeros_like(self.initial_mean[0]), []
-        visited: list[int] = []
         for t in range(n_steps):
-            k = self.next_state(visited, z, inputs, generator) if self.recurrent else int(states[t])
+            if self.recurrent:
+                states.append(self.next_state(states, z, inputs, generator))
             each = self.move(z) if t else self.initial(z)
-            z = draw(normal(each.mean[k], each.scale[k]), generator)
+            z = draw(normal(each.mean[states[t]], each.scale[states[t]]), generator)
             path.append(z)
-            visited.append(k)
         latent = torch.stack(path)
-        return sample(self.core.decode(latent), generator), torch.tensor(visited), latent
+        return sample(self.core.decode(latent), generator), torch.tensor(states), latent
 
     def next_state(self, visited: list[int], z: Tensor, inputs: Tensor | None, generator: Generator) -> int:
         """s_t of a sequence that has visited some states and is at z."""

@@ -437,18 +437,13 @@ for _kind in (VAEHMM, MeanFieldVAEHMM):
             return model, batch, log_p_frames(batch, 1, 3)
 
 
-for _kind, _covariance in (
-    (VAEHMM, "full"),
-    (VAEHMM, "tied"),
-    (MeanFieldVAEHMM, "full"),
-    (SampledVAEHMM, "full"),
-):
+for _kind in (VAEHMM, SampledVAEHMM):
 
-    @elsewhere(f"{_kind.__name__}-{_covariance}")
-    def _(kind=_kind, covariance=_covariance):
+    @elsewhere(f"{_kind.__name__}-full")
+    def _(kind=_kind):
         batch = short_batch(3)
-        model = kind(linear_core(2, 0.6), chain_over(2), *spread(2, 2, covariance)[:2])
-        return model, batch, log_p_frames(batch, 2, 2, covariance)
+        model = kind(linear_core(2, 0.6), chain_over(2), *spread(2, 2, "full")[:2])
+        return model, batch, log_p_frames(batch, 2, 2, "full")
 
 
 for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
@@ -476,13 +471,11 @@ def _():
     return VAEHMM(linear_core(1, 0.6), driven_chain(3), *components(3, 1)), batch, log_p_frames(batch, 1, 3)
 
 
-for _kind in (VAEHMM, SampledVAEHMM):
-
-    @elsewhere(f"{_kind.__name__}-stays")
-    def _(kind=_kind):
-        batch, chain = short_batch(2, [-1, -1, 0, -1, -1, -1]), stays_over(3)
-        model = kind(linear_core(1, 0.6), chain, *components(3, 1))
-        return model, batch, log_p_frames(batch, 1, 3, chain=chain)
+@elsewhere("VAEHMM-stays")
+def _():
+    batch, chain = short_batch(2, [-1, -1, 0, -1, -1, -1]), stays_over(3)
+    model = VAEHMM(linear_core(1, 0.6), chain, *components(3, 1))
+    return model, batch, log_p_frames(batch, 1, 3, chain=chain)
 
 
 @elsewhere("SwitchingDMM-stays")
@@ -524,13 +517,11 @@ for _name, _inputs in (("Filtering", False), ("Product", True)):
         return model, batch, log_p_grid(batch, model)
 
 
-for _name in ("Filtering", "Product"):
-
-    @elsewhere(f"DMM-driven-{_name}")
-    def _(name=_name):
-        batch = short_batch(2, inputs=INPUTS)
-        model = start_at(DMM(linear_core(1, 0.6), drift(1, U=2), recognition(name, 1)))
-        return model, batch, log_p_walk(batch, model)
+@elsewhere("DMM-driven")
+def _():
+    batch = short_batch(2, inputs=INPUTS)
+    model = start_at(DMM(linear_core(1, 0.6), drift(1, U=2), Filtering()))
+    return model, batch, log_p_walk(batch, model)
 
 
 BEFORE = 0.3 * normals(2, 4, seed=64)  # what x_{t-1} and its mask add to x_t
@@ -545,7 +536,7 @@ def reading_before(core: AEVB, move, q: Recognition) -> DMM:
     return model
 
 
-for _name in ("Filtering", "Product", "STR"):
+for _name in ("Filtering", "STR"):
 
     @elsewhere(f"DMM-autoregressive-{_name}")
     def _(name=_name):
@@ -555,13 +546,6 @@ for _name in ("Filtering", "Product", "STR"):
         last = torch.cat([batch.x, batch.observed], -1).roll(1, 1)
         last[:, 0] = 0
         return model, batch, log_p_walk(batch._replace(x=batch.x - last @ BEFORE.T), model)
-
-
-@elsewhere("SwitchingDMM-driven")
-def _():
-    batch, moves = short_batch(2, inputs=INPUTS), [drift(1, seed=4), drift(1, seed=5, width=0.9)]
-    model = start_at(SwitchingDMM(linear_core(1, 0.6), driven_chain(2), moves, Filtering()), 2, differ=True)
-    return model, batch, log_p_walk(batch, model)
 
 
 @elsewhere("SwitchingDMM-labelled")
@@ -852,7 +836,7 @@ def test_log_evidence_of_nothing_is_nothing_and_of_certainty_is_finite():
     close((sharp - constant)[0, 0], at, rtol=0, atol=1e-3)  # the constant alone is 5e11
 
 
-@pytest.mark.parametrize("name", ["VAEHMM-labelled", "VAEHMM-full", "VAEHMM-tied"])
+@pytest.mark.parametrize("name", ["VAEHMM-labelled", "VAEHMM-full"])
 @torch.no_grad()
 def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths(name):
     model, batch, _ = ELSEWHERE[name]()
@@ -931,8 +915,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     "VAEHMM": lambda: VAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "VAEHMM-left-right": lambda: VAEHMM(deep_core(), left_right(), *GAUSSIAN),
     "VAEHMM-full": lambda: VAEHMM(deep_core(), chain_over(3), *spread(3, 2, "full")[:2]),
-    "VAEHMM-tied": lambda: VAEHMM(deep_core(), chain_over(3), *spread(3, 2, "tied")[:2]),
-    "MeanFieldVAEHMM-full": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *spread(3, 2, "full")[:2]),
     "SampledVAEHMM": lambda: SampledVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "MeanFieldVAEHMM": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "DMM-PerStep": lambda: dmm(PerStep),
