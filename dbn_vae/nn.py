@@ -58,6 +58,11 @@ def take(values: Tensor, which: Tensor, step: Tensor) -> Tensor:
     return values.flatten(-3, -2).index_select(-2, which * values.shape[-2] + step)
 
 
+def beside(z: Tensor, u: Tensor) -> Tensor:
+    """(..., Z) and what broadcasts to (..., U) as (..., Z + U)."""
+    return torch.cat([z, u.expand(*z.shape[:-1], -1)], -1)
+
+
 class Recurrent(nn.Module):
     """A recurrent network whose output at t knows x_{1:t}, or backwards x_{t:T}, and no padding.
 

@@ -13,7 +13,7 @@ from dbn_vae.aevb import AEVB
 from dbn_vae.evaluation.likelihood import particle_filter
 from dbn_vae.models import DMM, HMM, VAE, VAEHMM, Filtering, MeanFieldVAEHMM, PerStep, Product, SwitchingDMM
 from dbn_vae.sequences import Sequences
-from dbn_vae.transitions import Gated, Linear, NegativeBinomialDuration, SemiMarkov, Stationary
+from dbn_vae.transitions import Gated, InputDriven, Linear, NegativeBinomialDuration, SemiMarkov, Stationary
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 close = torch.testing.assert_close
@@ -210,6 +210,13 @@ def test_a_switching_dmm_whose_states_cannot_be_told_apart_knows_the_chain_alone
     for t in range(5):
         close(model.filter(batch).probs[0, t], belief, **EXACT)
         belief = belief @ states.log_transition().exp()
+
+
+def test_a_recurrent_switching_dmm_whose_states_do_not_mind_z_is_the_plain_one():
+    shared, states = core(), three_states()
+    driven = InputDriven(states.log_initial().exp(), states.log_transition().exp(), n_inputs=2)
+    moves = [Gated(2).double() for _ in range(3)]
+    agree(*(SwitchingDMM(shared, s, moves, Filtering(), s is driven).double() for s in (states, driven)))
 
 
 def twice_the_chain() -> tuple[Stationary, SemiMarkov]:

@@ -108,18 +108,24 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
         if self.durations is not None:
             return self.chain_of_stays(self.durations)
         chain = sticky(self.n_components, self.stickiness, self.dtype)
-        if not self.n_inputs:
+        if not self.n_driving:
             return chain
         tables = chain.log_initial().exp(), chain.log_transition().exp()
-        return InputDriven(*tables, self.n_inputs, INPUT_PRECISION)
+        return InputDriven(*tables, self.n_driving, INPUT_PRECISION)
+
+    @property
+    def n_driving(self) -> int:
+        """How many numbers a step drive the states."""
+        return self.n_inputs
 
     def chain_of_stays(self, durations: str) -> SemiMarkov:
         K, shortest, longest = self.n_components, self.min_duration, self.max_duration
         require_at_least(2, n_components=K)
         require_at_least(1, min_duration=shortest, max_duration=longest)
-        if self.n_inputs:
+        if self.n_driving:
             raise ValueError(
-                f"durations={durations!r} beside inputs; moves between stays read none: leave one out"
+                f"durations={durations!r} beside inputs or recurrent=True, which drive moves of a chain without: leave "
+                "one of them out"
             )
         uniform = torch.full((K,), 1 / K, dtype=self.dtype)
         apart = (1 - torch.eye(K, dtype=self.dtype)) / (K - 1)

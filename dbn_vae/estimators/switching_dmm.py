@@ -19,6 +19,7 @@ class SwitchingDMM(DeepStateEstimator):
     Args:
         n_components, n_latent: K, Z.
         transition: "linear" (a switching linear system behind a network) or "gated".
+        recurrent: the states move by A(z_{t-1}): where z is says which state comes next (Linderman et al. 2017).
         inference, n_hidden: see DeepMarkovModel.
         others: see DeepStateEstimator and DeepEstimator.
 
@@ -34,13 +35,18 @@ class SwitchingDMM(DeepStateEstimator):
     transition: str = "linear"
     inference: str = "product"
     n_hidden: int = 32
+    recurrent: bool = False
     algorithm: str = "viterbi"
+
+    @property
+    def n_driving(self) -> int:
+        return self.n_inputs + self.n_latent * self.recurrent
 
     def build(self, core: AEVB) -> Model:
         K, Z = self.n_components, core.n_latent
         moves = [transition_named(self.transition, Z, self.n_hidden) for _ in range(K)]
         recognition = recognition_named(self.inference, core, self.n_hidden)
-        return Model(core, self.chain(), moves, recognition)
+        return Model(core, self.chain(), moves, recognition, self.recurrent)
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Break the symmetry between states: every linear move starts a little different."""

@@ -28,13 +28,20 @@ def chain_under(transition: Transition, potential: Tensor, batch: Batch) -> Chai
     return state_chain(transition, potential, batch)
 
 
-def sum_out_states(transition: Transition, potential: Tensor, batch: Batch) -> Tensor:
-    """FWD(π, A, potential) for each of S samples: (S, B, T, K) to (S, B)."""
+def sum_out_states(
+    transition: Transition, potential: Tensor, batch: Batch, inputs: Tensor | None = None
+) -> Tensor:
+    """FWD(π, A, potential) for each of S samples: (S, B, T, K) to (S, B).
+
+    inputs: of every sample its own (S, B, T, U), in place of the batch's.
+    """
     S, B = potential.shape[:2]
+    if inputs is None and batch.inputs is not None:
+        inputs = batch.inputs.expand(S, *batch.inputs.shape)
     repeated = batch._replace(
         lengths=batch.lengths.repeat(S),
         labels=None if batch.labels is None else torch.cat([batch.labels] * S),
-        inputs=None if batch.inputs is None else torch.cat([batch.inputs] * S),
+        inputs=None if inputs is None else inputs.flatten(0, 1),
     )
     chain = chain_under(transition, potential.flatten(0, 1), repeated)
     log_z: Tensor = verbs_of(transition).log_partition(chain)

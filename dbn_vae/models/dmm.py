@@ -18,7 +18,7 @@ from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, nois
 from dbn_vae.models.autoregressive import ReadsBefore, context_width, frame_before
 from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, add_up, real_frames
 from dbn_vae.models.recognition import Recognition
-from dbn_vae.nn import take
+from dbn_vae.nn import beside, take
 from dbn_vae.sequences import Batch
 
 
@@ -82,8 +82,7 @@ class DMM(LatentModel):
         """What the decoder reads of frames (..., T, D) and latents (..., T, Z) of the same steps."""
         if not self.autoregressive:
             return z
-        before = frame_before(self.core.likelihood, x, observed)
-        return torch.cat([z, before.expand(*z.shape[:-1], -1)], -1)
+        return beside(z, frame_before(self.core.likelihood, x, observed))
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         return super().log_likelihood(batch, self.seen_from(batch.x, batch.observed, z))
@@ -155,11 +154,6 @@ class DMM(LatentModel):
             given = self.seen_from(last, torch.ones_like(last, dtype=torch.bool), now.expand(2, -1))
             x.append(sample(self.core.decode(given[1]), generator))
         return torch.stack(x), latent
-
-
-def beside(z: Tensor, u: Tensor) -> Tensor:
-    """What a driven transition reads: (..., Z) and inputs that broadcast to (..., U) as (..., Z + U)."""
-    return torch.cat([z, u.expand(*z.shape[:-1], -1)], -1)
 
 
 def noise_like(core: AEVB, batch: Batch, n_samples: int, generator: Generator) -> Tensor:

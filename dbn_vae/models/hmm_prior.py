@@ -90,17 +90,17 @@ class HMMPrior(StateModel, LatentModel):
         """Of t and log p(s_t = k | z_{1:t-1}) (S, B, K): z_t ~ q (S, B, Z) and log q (S, B)."""
 
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
-        """A particle carries p(s_t | z_{1:t}) alone: given the states, z_t forgets z_{t-1}."""
+        """A particle carries p(s_t | z_{1:t}), and z_t: given the states, the next one forgets it."""
         states, known = belief_in(self.transition, batch), known_states(batch, self.n_components)
         propose = self.propose(batch, generator)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
-            belief = states.predict(t, state[0]) if t else states.begin(n_samples)
+            belief = states.predict(t, *state) if t else states.begin(n_samples)
             z, log_q = propose(t, states.states(belief) + known[:, t])
             log_p, belief = states.update(
                 belief, known[:, t] + log_density(z[..., None, :], self.components())
             )
-            return (belief,), self.log_likelihood_at(batch, t, z) + log_p - log_q
+            return (belief, z), self.log_likelihood_at(batch, t, z) + log_p - log_q
 
         return advance
 
@@ -109,6 +109,6 @@ class HMMPrior(StateModel, LatentModel):
         self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
-        states = sample_chain(self.transition, n_steps, generator, inputs)
+        states = sample_chain(self.transition, n_steps, generator, inputs).to(self.mean.device)
         z = draw(chosen(self.components(), states[:, None]), generator).squeeze(-2)
         return sample(self.core.decode(z), generator), states, z

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from dbn_vae.inference import logsumexp
 from dbn_vae.models.hmm import labelled
+from dbn_vae.nn import beside
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
+from dbn_vae.transitions.input_driven import InputDriven
 from dbn_vae.transitions.semi_markov import SemiMarkov
 
 
@@ -25,8 +27,8 @@ class Belief(ABC):
         """Before z_1 is known."""
 
     @abstractmethod
-    def predict(self, t: int, belief: Tensor) -> Tensor:
-        """From what z_{1:t-1} say at t − 1 to what they say at t."""
+    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
+        """From what z_{1:t-1} say at t − 1 to what they say at t; z is z_{t-1} (S, B, Z)."""
 
     @abstractmethod
     def states(self, belief: Tensor) -> Tensor:
@@ -53,12 +55,27 @@ class ChainBelief(Belief):
     def begin(self, n_samples: int) -> Tensor:
         return self.first.expand(n_samples, self.n_sequences, -1)
 
-    def predict(self, t: int, belief: Tensor) -> Tensor:
+    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
         A = self.A[:, t - 1] if self.A.dim() == 4 else self.A
         return logsumexp(belief[..., :, None] + A, -2)
 
     def states(self, belief: Tensor) -> Tensor:
         return belief
+
+
+class RecurrentBelief(ChainBelief):
+    """The same of a chain that z_{t-1} drives, beside the batch's inputs if there are any."""
+
+    def __init__(self, transition: InputDriven, batch: Batch) -> None:
+        self.transition, self.inputs, self.n_sequences = transition, batch.inputs, len(batch.x)
+        nowhere = batch.x.new_zeros(len(batch.x), transition.n_inputs)
+        if batch.inputs is not None:
+            nowhere[:, -batch.inputs.shape[-1] :] = batch.inputs[:, 0]
+        self.first = transition.first_under(nowhere)
+
+    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
+        read = z if self.inputs is None else beside(z, self.inputs[:, t])
+        return logsumexp(belief[..., :, None] + self.transition.moves_under(read), -2)
 
 
 class StaysBelief(Belief):
@@ -77,7 +94,7 @@ class StaysBelief(Belief):
         older = self.first.new_full((n_samples, self.n_sequences, K, D - 1), -torch.inf)
         return torch.cat([self.first[:, None].expand(n_samples, self.n_sequences, K, 1), older], -1)
 
-    def predict(self, t: int, belief: Tensor) -> Tensor:
+    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
         ended = logsumexp(belief + self.duration, -1)
         begun = logsumexp(ended[..., :, None] + self.A, -2)
         return torch.cat([begun[..., None], belief[..., :-1]], -1)

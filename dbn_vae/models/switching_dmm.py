@@ -6,6 +6,9 @@
 The states are summed out exactly along each sampled path (Dong et al. 2020; Ansari et al. 2021).  q reuses the
 prior: its prediction is the mixture over states given the path so far, matched by a Gaussian in its first
 two moments.  With one state, or with equal transitions, this is the deep Markov model.
+
+`recurrent`: the states move by A(z_{t-1}) (Linderman et al. 2017).  Along a path that is one table for every step, and
+FWD is as exact as before.
 """
 
 from collections.abc import Callable
@@ -17,15 +20,17 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
-from dbn_vae.distributions import Conditional, draw, log_normal, normal, sample
+from dbn_vae.distributions import Conditional, at, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
 from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.dmm import no_noise, noise_like
-from dbn_vae.models.particles import belief_in, known_states
+from dbn_vae.models.particles import Belief, RecurrentBelief, belief_in, known_states
 from dbn_vae.models.recognition import Recognition
+from dbn_vae.nn import beside
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
+from dbn_vae.transitions.input_driven import InputDriven
 
 
 class SwitchingDMM(StateModel, LatentModel):
@@ -34,6 +39,7 @@ class SwitchingDMM(StateModel, LatentModel):
     Args:
         transition: the discrete chain over K states, Markov or semi-Markov.
         moves: K conditionals p(z_t | z_{t-1}, s_t = k).
+        recurrent: the states move by A(z_{t-1}), a transition whose inputs are z_{t-1}, and after it the batch's.
     """
 
     def __init__(
@@ -42,10 +48,16 @@ class SwitchingDMM(StateModel, LatentModel):
         transition: Transition,
         moves: list[Conditional],
         recognition: Recognition,
+        recurrent: bool = False,
     ) -> None:
         super().__init__()
+        self.recurrent = recurrent
         if len(moves) != transition.n_components:
             raise ValueError(f"{len(moves)} moves for {transition.n_components} states")
+        if recurrent and not isinstance(transition, InputDriven):
+            raise TypeError(
+                f"recurrent=True with a transition of type {type(transition).__name__}; z drives an InputDriven one"
+            )
         self.core, self.transition, self.recognition = core, transition, recognition
         self.n_components = transition.n_components
         self.moves = nn.ModuleList(moves)
@@ -81,17 +93,30 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def predictor(self, like: Tensor, batch: Batch) -> Callable[[Tensor | None], Normal]:
         """p(z_t | z_{1:t-1}), its mixture matched in two moments; each call takes the belief in s a step on."""
-        states, steps = belief_in(self.transition, batch), count(1)
+        states, steps = self.belief(batch), count(1)
         belief, each = states.begin(len(like)), self.initial(like)
 
         def predict(z: Tensor | None) -> Normal:
             nonlocal belief, each
             if z is not None:
                 _, belief = states.update(belief, log_normal(z[..., None, :], each))
-                belief, each = states.predict(next(steps), belief), self.move(z)
+                belief, each = states.predict(next(steps), belief, z), self.move(z)
             return match_moments(states.states(belief).exp(), each)
 
         return predict
+
+    def belief(self, batch: Batch) -> Belief:
+        if self.recurrent:
+            assert isinstance(self.transition, InputDriven)
+            return RecurrentBelief(self.transition, batch)
+        return belief_in(self.transition, batch)
+
+    def driving(self, z: Tensor, inputs: Tensor | None) -> Tensor | None:
+        """What drives the states: the inputs, after z_{t-1} (..., T, Z) if that does too; z_0 = 0."""
+        if not self.recurrent:
+            return inputs
+        before = nn.functional.pad(z[..., :-1, :], (0, 0, 1, 0))
+        return before if inputs is None else beside(before, inputs)
 
     def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
@@ -104,15 +129,17 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def chain(self, batch: Batch) -> Chain:
         """The states along the central path: deterministic."""
-        potential = self.state_potential(self.latents(batch)[None])[0]
-        return chain_under(self.transition, potential, batch)
+        z = self.latents(batch)
+        driven = batch._replace(inputs=self.driving(z, batch.inputs))
+        return chain_under(self.transition, self.state_potential(z[None])[0], driven)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         z, q = self.draw_path(batch, n_samples, generator)
         return z, (log_normal(z, q) * batch.mask).sum(-1)
 
     def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
-        return sum_out_states(self.transition, self.state_potential(z), batch)
+        inputs = self.driving(z, batch.inputs) if self.recurrent else None
+        return sum_out_states(self.transition, self.state_potential(z), batch, inputs)
 
     def latents(self, batch: Batch) -> Tensor:
         return self.trajectory(batch, no_noise(self.core, batch))[0][0]
@@ -132,13 +159,13 @@ class SwitchingDMM(StateModel, LatentModel):
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
         """The states are carried as p(s_t | z_{1:t}), exactly (Rao-Blackwell)."""
         context = self.recognition.context(self.core, batch)
-        states, known = belief_in(self.transition, batch), known_states(batch, self.n_components)
+        states, known = self.belief(batch), known_states(batch, self.n_components)
         nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
             if t:
                 last, belief = state
-                belief, each = states.predict(t, belief), self.move(last)
+                belief, each = states.predict(t, belief, last), self.move(last)
             else:
                 last, belief, each = nowhere, states.begin(n_samples), self.initial(nowhere)
             prediction = match_moments(states.states(belief).exp(), each)
@@ -154,15 +181,28 @@ class SwitchingDMM(StateModel, LatentModel):
         self, n_steps: int, generator: Generator = None, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
-        states = sample_chain(self.transition, n_steps, generator, inputs)
-        z = torch.zeros_like(self.initial_mean[0])
-        path = []
-        for t, k in enumerate(states):
+        states: list[int] = []
+        if not self.recurrent:  # the chain does not wait for z
+            states = sample_chain(self.transition, n_steps, generator, inputs).tolist()
+        z, path = torch.zeros_like(self.initial_mean[0]), []
+        for t in range(n_steps):
+            if self.recurrent:
+                states.append(self.next_state(states, z, inputs, generator))
             each = self.move(z) if t else self.initial(z)
-            z = draw(normal(each.mean[k], each.scale[k]), generator)
+            z = draw(normal(each.mean[states[t]], each.scale[states[t]]), generator)
             path.append(z)
         latent = torch.stack(path)
-        return sample(self.core.decode(latent), generator), states, latent
+        return sample(self.core.decode(latent), generator), torch.tensor(states), latent
+
+    def next_state(self, visited: list[int], z: Tensor, inputs: Tensor | None, generator: Generator) -> int:
+        """s_t of a sequence that has visited some states and is at z."""
+        assert isinstance(self.transition, InputDriven)
+        read = z if inputs is None else beside(z, inputs[len(visited)])
+        if visited:
+            log_p = self.transition.moves_under(read)[visited[-1]]
+        else:
+            log_p = self.transition.first_under(read)
+        return int(torch.multinomial(at(log_p.exp(), generator), 1, generator=generator))
 
 
 def match_moments(weights: Tensor, each: Normal) -> Normal:

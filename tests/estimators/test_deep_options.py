@@ -126,3 +126,40 @@ def test_what_durations_cannot_do_is_said() -> None:
             VAEHMM(**{"n_components": 2, "n_latent": 1} | TINY | wrong).fit(X)
     with pytest.raises(ValueError, match="durations='poisson' beside inputs"):
         VAEHMM(2, 1, durations="poisson", **TINY).fit(X, inputs=X)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_states_that_z_drives_answer_every_verb_and_are_kept_in_files(given: bool, tmp_path: Any) -> None:
+    X, _ = regular(66, np.random.default_rng(0))
+    lengths, u = [30, 20, 16], X[::-1].copy() if given else None
+    options = TINY | {"inference": "product-filter", "n_hidden": 4}
+    model = SwitchingDMM(2, 2, recurrent=True, **options).fit(X, lengths=lengths, inputs=u)
+    assert model.module_.transition.n_inputs == 2 + given
+    assert model.transmat_.shape == (2, 2)
+    gamma = model.predict_proba(X, lengths, inputs=u)
+    last = np.cumsum(lengths) - 1
+    assert_allclose(model.filter(X, lengths, inputs=u)[last], gamma[last], atol=1e-4)
+    assert_allclose(model.posterior(X, lengths, inputs=u).smoothed, gamma, atol=1e-5)
+    scores = [model.score(X, lengths=lengths, inputs=u, method=m) for m in ("elbo", "iwae", "smc")]
+    assert np.isfinite(scores).all()
+    model.save(tmp_path / "m.dbn")
+    assert_allclose(load(tmp_path / "m.dbn").predict_proba(X, lengths, inputs=u), gamma, atol=1e-6)
+    assert model.sample(9, random_state=0, inputs=None if u is None else u[:9])[1].shape == (9,)
+    with pytest.raises(ValueError, match="durations='poisson' beside inputs or recurrent=True"):
+        SwitchingDMM(2, 2, recurrent=True, durations="poisson", **options).fit(X)
+
+
+def test_decoding_the_likeliest_states_alone_lowers_a_score_a_little() -> None:
+    X, _ = regular(110, np.random.default_rng(0))
+    fits = [VAEHMM(4, 1, top_k=k, **TINY).fit(X) for k in (None, 4)]
+    assert fits[0].score(X) == fits[1].score(X)
+    low = VAEHMM(4, 1, top_k=1, **TINY | {"n_updates": 0}).fit(X)
+    whole = VAEHMM(4, 1, **TINY | {"n_updates": 0}).fit(X)
+    assert low.score(X, n_samples=50) < whole.score(X, n_samples=50)
+    assert_allclose(low.predict_proba(X), whole.predict_proba(X), atol=1e-6)
+    for wrong, message in (
+        ({"top_k": 0}, "top_k=0; it must be at least 1"),
+        ({"top_k": 2, "inference": "sampled"}, "top_k=2 beside inference='sampled'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            VAEHMM(4, 1, **TINY | wrong).fit(X)
