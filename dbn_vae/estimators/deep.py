@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dbn_vae.aevb import AEVB
-from dbn_vae.estimators.arguments import lengths_given
+from dbn_vae.estimators.arguments import frame_shape, lengths_given
 from dbn_vae.estimators.base import SequenceEstimator, require_at_least, weighted_total
 from dbn_vae.estimators.devices import where
 from dbn_vae.evaluation.likelihood import Score, elbo, iwae, smc
@@ -46,15 +46,18 @@ class DeepEstimator(SequenceEstimator):
 
     Args:
         likelihood: "gaussian", "student-t", "bernoulli", "made" (binary entries that depend on each other),
-            "categorical", "poisson" or "negative-binomial".
-        hidden: widths of the encoder's hidden layers; the decoder's are the same reversed.
+            "continuous-bernoulli" (between 0 and 1), "categorical", "poisson" or "negative-binomial". Of pictures
+            "gaussian" has one scale for all pixels, which is learnt.
+        hidden: widths of the encoder's hidden layers; the decoder's are the same reversed. For pictures (C, H, W) the
+            channels of its convolutions, each of which halves height and width. (64,), or (32, 64, 64), without it.
         n_updates: gradient steps of joint training, after n_pretrain on single frames.
         warm_up: updates in which β rises from 0.01 to 1.
         batch_size: sequences (or pieces) a step; frames are 32 times as many while pre-training.
         learning_rate: of Adam at its highest; it rises over 20 steps and falls to 0 as a cosine.
         max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
         validation: share of the pieces kept apart to choose the best parameters; 0 for none.
-        standardize: Gaussian and Student-t data are scaled inside; scores are in the units of X all the same.
+        standardize: Gaussian and Student-t data are scaled inside, pictures by channel; scores are in the units of X
+            all the same.
         n_samples: S of the importance bound that score reports.
         random_state: an int makes fits and samples repeatable.
         device: "auto", "cpu" or "cuda".
@@ -66,7 +69,7 @@ class DeepEstimator(SequenceEstimator):
 
     _: KW_ONLY
     likelihood: str = "gaussian"
-    hidden: tuple[int, ...] = (64,)
+    hidden: tuple[int, ...] | None = None
     n_updates: int = 1000
     n_pretrain: int = 500
     warm_up: int = 300
@@ -84,6 +87,11 @@ class DeepEstimator(SequenceEstimator):
     @abstractmethod
     def n_latent(self) -> int:
         """Z; a model's first or second argument."""
+
+    @property
+    def n_core_latent(self) -> int:
+        """Latents that the core decodes: Z, and those that a model shares between frames."""
+        return self.n_latent
 
     @abstractmethod
     def build(self, core: AEVB) -> LatentModel:
@@ -115,35 +123,51 @@ class DeepEstimator(SequenceEstimator):
         data = self.read(X, lengths_given(X, y, lengths), labels=labels, weights=sample_weight)
         self.remember_columns(X)
         self.size_up(data)
+        data = flattened(data)
         self.check(data)
         data = self.prepared(data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             self.module_ = self.new_module()
         train, validation = self.split(data, generator)
-        static = StaticVAE(self.module_.core)
         self.history_: list[Curve] = []
-        self.climb(static, train.frames(), None, self.n_pretrain, "core", generator)
+        self.pretrain(train, generator)
         self.begin(self.module_, train, generator)
         self.climb(self.module_, train, validation, self.n_updates, "joint", generator)
         return self
 
+    def pretrain(self, train: Sequences, generator: torch.Generator) -> None:
+        """The static core on single frames."""
+        static = StaticVAE(self.module_.core)
+        self.climb(static, train.frames(), None, self.n_pretrain, "core", generator)
+
     def size_up(self, data: Sequences) -> None:
         """Everything that must be known of the data before a module can be built."""
-        if data.x.dim() != 2:
-            raise ValueError(f"X has frames of shape {tuple(data.x.shape[1:])}; these models take vectors")
-        self.width_ = data.x.shape[1]
+        self.frame_ = frame_shape(data)
         self.n_symbols_ = int(data.x.max()) + 1 if self.likelihood == "categorical" else None
-        self.center_, self.scale_ = data.x.new_zeros(self.width_), data.x.new_ones(self.width_)
+        self.center_, self.scale_ = data.x.new_zeros(self.width), data.x.new_ones(self.width)
         if self.likelihood in ("gaussian", "student-t") and self.standardize:
-            count = data.observed.sum(0).clamp_min(1)
-            self.center_ = data.x.sum(0) / count
-            spread = (((data.x - self.center_) * data.observed).square().sum(0) / count).sqrt()
-            self.scale_ = torch.where(spread > 0, spread, 1.0)
+            # a column, or a channel: pixel by pixel, what hardly ever changes would be blown up
+            over = (0, 2, 3) if self.pictures else (0,)
+            count = data.observed.sum(over, keepdim=True).clamp_min(1)
+            center = data.x.sum(over, keepdim=True) / count
+            spread = (((data.x - center) * data.observed).square().sum(over, keepdim=True) / count).sqrt()
+            scale = torch.where(spread > 0, spread, 1.0)
+            self.center_, self.scale_ = (v[0].expand(self.frame_).flatten() for v in (center, scale))
+
+    @property
+    def pictures(self) -> bool:
+        return len(self.frame_) == 3
 
     def new_module(self) -> LatentModel:
-        core = AEVB(self.width_, self.n_latent, self.family(), tuple(self.hidden))
-        return self.build(core).to(self.where())
+        return self.build(self.new_core()).to(self.where())
+
+    def new_core(self) -> AEVB:
+        if len(self.frame_) == 3:
+            hidden = (32, 64, 64) if self.hidden is None else tuple(self.hidden)
+            return AEVB(self.frame_, self.n_core_latent, self.family(), hidden, torch.nn.ReLU)
+        hidden = (64,) if self.hidden is None else tuple(self.hidden)
+        return AEVB(self.width, self.n_core_latent, self.family(), hidden)
 
     def where(self) -> torch.device:
         return where(self.device)
@@ -156,7 +180,8 @@ class DeepEstimator(SequenceEstimator):
     def family(self) -> Likelihood:
         options: dict[str, dict[str, int | None]] = {
             "categorical": {"n_symbols": self.n_symbols_},
-            "made": {"n_observed": self.width_},
+            "made": {"n_observed": self.width},
+            "gaussian": {"shared": self.pictures},
         }
         return named(self.likelihood, **options.get(self.likelihood, {}))
 
@@ -188,7 +213,7 @@ class DeepEstimator(SequenceEstimator):
         warm_up = min(self.warm_up, n_updates // 2)
         look_every = max(n_updates // 20, 1)
         keeper = Keeper(model)
-        batch_size = self.batch_size if what == "joint" else 32 * self.batch_size
+        batch_size = 32 * self.batch_size if what == "core" else self.batch_size
         steps = ascend(
             model,
             train,
@@ -235,7 +260,15 @@ class DeepEstimator(SequenceEstimator):
 
     @property
     def width(self) -> int:
-        return self.width_
+        return math.prod(self.frame_)
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        return self.frame_
+
+    def sequences(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
+        """X in any accepted form, every frame one vector (D,)."""
+        return flattened(super().sequences(X, lengths, **fields))
 
     def is_fitted(self) -> bool:
         return hasattr(self, "module_")
@@ -301,7 +334,7 @@ class DeepEstimator(SequenceEstimator):
     def transform(self, X: Any, lengths: Any = None) -> np.ndarray:
         """The latents' posterior means: (n, n_latent)."""
         self.require_fitted()
-        return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_latent))
+        return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_core_latent))
 
     def fit_transform(self, X: Any, y: Any = None, *, lengths: Any = None, **options: Any) -> np.ndarray:
         """fit, then transform of the same data: (n, n_latent)."""
@@ -315,21 +348,21 @@ class DeepEstimator(SequenceEstimator):
         return tags
 
     def reconstruct(self, X: Any, lengths: Any = None) -> np.ndarray:
-        """E p(x_t | z_t) at the latents, in the units of X: (n, D); missing entries are filled in."""
+        """E p(x_t | z_t) at the latents, in the units of X: (n, D) or (n, C, H, W); missing entries are filled in."""
         self.require_fitted()
         x = self.in_units(self.per_frame(X, lengths, self.module_.reconstruct, self.width))
         return self.like(X, x)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        """E p(x | z) for latents (n, n_latent), in the units of X: (n, D)."""
+        """E p(x | z) for latents (n, n_latent), in the units of X: (n, D) or (n, C, H, W)."""
         self.require_fitted()
         weight = next(self.module_.parameters())
         with torch.no_grad():
             return self.in_units(self.module_.core.mean(torch.as_tensor(Z).to(weight)))
 
     def in_units(self, x: np.ndarray | Tensor) -> np.ndarray:
-        """Standardised frames in the units of X."""
-        return (torch.as_tensor(x).cpu() * self.scale_ + self.center_).numpy()
+        """Standardised frames (..., D) in the units and the shape of those of X."""
+        return (torch.as_tensor(x).cpu() * self.scale_ + self.center_).unflatten(-1, self.frame_).numpy()
 
     def per_frame(self, X: Any, lengths: Any, ask: Callable[[Batch], Tensor], width: int) -> np.ndarray:
         data = self.prepared(self.sequences(X, lengths))
@@ -343,20 +376,25 @@ class DeepEstimator(SequenceEstimator):
         tensors = {f"module.{k}": v for k, v in self.module_.state_dict().items()}
         tensors |= {"center": self.center_, "scale": self.scale_}
         facts = {
-            "width": self.width_,
+            "frame": list(self.frame_),
             "n_symbols": self.n_symbols_,
             "history": [list(c) for c in self.history_],
         }
         return tensors, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        self.width_, self.n_symbols_ = facts["width"], facts["n_symbols"]
+        self.frame_, self.n_symbols_ = tuple(facts["frame"]), facts["n_symbols"]
         self.center_, self.scale_ = tensors["center"], tensors["scale"]
         self.history_ = [Curve(*c) for c in facts["history"]]
         self.module_ = self.new_module()
         self.module_.load_state_dict(
             {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
         )
+
+
+def flattened(data: Sequences) -> Sequences:
+    """The same data set with every frame one vector (D,)."""
+    return data.replace(x=data.x.flatten(1), observed=data.observed.flatten(1))
 
 
 class Keeper:

@@ -11,6 +11,7 @@ from dbn_vae.estimators.base import StateEstimator
 from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.inference import Chain
+from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.models.vae_hmm import VAEHMM
 
@@ -19,7 +20,7 @@ from dbn_vae.models.vae_hmm import VAEHMM
 class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
     """States follow from the fitted module's chain; decode reports log q(states | x)."""
 
-    module_: VAEHMM | SwitchingDMM = field(init=False)
+    module_: VAEHMM | ClipVAEHMM | SwitchingDMM = field(init=False)
 
     @property
     def startprob_(self) -> np.ndarray:
@@ -31,7 +32,7 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
         """A: (K, K)."""
         return self.module_.transition.log_transition().exp().detach().cpu().numpy()
 
-    def state_model(self) -> VAEHMM | SwitchingDMM:
+    def state_model(self) -> VAEHMM | ClipVAEHMM | SwitchingDMM:
         return self.module_
 
     def path_offset(self, chain: Chain) -> Tensor:
@@ -45,12 +46,13 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
         self.require_fitted()
         if self.module_.looks_ahead:
             raise ValueError(
-                "the fitted posterior knows the future; fit with inference='product-filter' to filter"
+                "the fitted posterior knows the future; fit with inference='product-filter', or without "
+                "n_clip_latent, to filter"
             )
         return super().filter(X, lengths, inputs=inputs)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """A new sequence: X (n, D) and its states (n,)."""
+        """A new sequence: X (n, D) or (n, C, H, W) and its states (n,)."""
         self.require_fitted()
         x, states, _ = self.module_.sample(n_samples, self.generator(random_state))
         return self.in_units(x), states.cpu().numpy()

@@ -10,9 +10,11 @@ from sklearn.exceptions import ConvergenceWarning
 from dbn_vae.aevb import AEVB
 from dbn_vae.emissions.frame import FrameLogProb
 from dbn_vae.emissions.predictive import plain
+from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
 from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
@@ -28,35 +30,55 @@ class VAEHMM(DeepStateEstimator):
 
     Args:
         n_components, n_latent: K, Z.
+        n_clip_latent: W; above 0 a sequence has a latent w of its own beside z_t, for what stays the same throughout,
+            and transform gives (z_t, w), (n, n_latent + n_clip_latent). See models.ClipVAEHMM.
         stickiness: pseudo-counts of staying that the prior adds to every row of A.
         n_init: starts of that classical HMM.
         others: see DeepEstimator.
 
-    Attributes: startprob_ (K,), transmat_ (K, K), module_ (models.VAEHMM), history_.
+    Attributes: startprob_ (K,), transmat_ (K, K), module_ (models.VAEHMM or ClipVAEHMM), history_.
     """
 
-    module_: Model = field(init=False)
+    module_: Model | ClipVAEHMM = field(init=False)
 
     n_components: int = 2
     n_latent: int = 4
     _: KW_ONLY
+    n_clip_latent: int = 0
     stickiness: float = 10.0
     n_init: int = 4
     algorithm: str = "viterbi"
     max_length: int | None = 200
 
-    def build(self, core: AEVB) -> Model:
-        K, Z = self.n_components, core.n_latent
+    @property
+    def n_core_latent(self) -> int:
+        return self.n_latent + self.n_clip_latent
+
+    def build(self, core: AEVB) -> Model | ClipVAEHMM:
+        require_at_least(0, n_clip_latent=self.n_clip_latent)
+        return self.around(core, self.n_components)
+
+    def around(self, core: AEVB, K: int) -> Model | ClipVAEHMM:
         chain = sticky(K, self.stickiness, self.dtype)
-        return Model(core, chain, torch.zeros(K, Z), torch.ones(K, Z))
+        model = ClipVAEHMM if self.n_clip_latent else Model
+        return model(core, chain, torch.zeros(K, self.n_latent), torch.ones(K, self.n_latent))
+
+    def pretrain(self, train: Sequences, generator: torch.Generator) -> None:
+        """The core on single frames; with w on whole sequences, where alone it differs from z."""
+        if self.n_clip_latent == 0:
+            return super().pretrain(train, generator)
+        one = self.around(self.module_.core, 1).to(train.x)
+        self.climb(one, train, None, self.n_pretrain, "clips", generator)
+        return None
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
-        assert isinstance(model, Model)
-        whole = data.batch()
+        assert isinstance(model, Model | ClipVAEHMM)
+        latents = torch.zeros(data.n_frames, self.n_core_latent, device=data.x.device)
         with torch.no_grad():
-            latents = torch.zeros(data.n_frames, self.n_latent, device=data.x.device)
-            data.unbatch(whole, StaticVAE(model.core).latents(whole), latents)
+            for batch in data.batches(self.frames_at_once):
+                data.unbatch(batch, StaticVAE(model.core).latents(batch), latents)
+        latents = latents[:, : self.n_latent]
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm = GaussianHMM(
             self.n_components,
@@ -72,16 +94,17 @@ class VAEHMM(DeepStateEstimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
-        adopt(model, hmm.build().to(data.x))
+        adopt(model.given_w if isinstance(model, ClipVAEHMM) else model, hmm.build().to(data.x))
 
-    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
-        """log π, log A, the potential of a single frame, which depends on no other, and D."""
-        assert isinstance(model, Model)
+    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
+        """log π, log A, the potential of a single frame, which depends on no other, and its shape."""
+        if not isinstance(model, Model):
+            raise NotImplementedError("n_clip_latent above 0: w knows every frame, so none can be filtered")
 
         def log_prob(x: np.ndarray) -> np.ndarray:
-            frame = self.prepared(self.sequences(x[None]))
+            frame = self.prepared(self.sequences(x.reshape(1, *self.frame)))
             with torch.no_grad():
                 return plain(model.state_potential(frame.only())[0, 0])
 
         chain = model.transition
-        return plain(chain.log_initial()), plain(chain.log_transition()), log_prob, self.width
+        return plain(chain.log_initial()), plain(chain.log_transition()), log_prob, self.frame
