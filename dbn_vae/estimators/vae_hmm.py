@@ -1,7 +1,8 @@
 """The VAE-HMM under hmmlearn's verbs."""
 
+import math
 import warnings
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class VAEHMM(DeepStateEstimator):
         if self.n_clip_latent == 0:
             return super().pretrain(train, generator)
         one = self.around(self.module_.core, 1).to(train.x)
-        self.climb(one, train, None, self.n_pretrain, "clips", generator)
+        self.climb(one, replace(train, labels=None), None, self.n_pretrain, "clips", generator)
         return None
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
@@ -94,7 +95,12 @@ class VAEHMM(DeepStateEstimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
-        adopt(model.given_w if isinstance(model, ClipVAEHMM) else model, hmm.build().to(data.x))
+        prior = model.given_w if isinstance(model, ClipVAEHMM) else model
+        adopt(prior, hmm.build().to(data.x))
+        # EM may leave a state that no frame wants any more without a finite width
+        spread = latents.std(0).clamp_min(1e-6).log().expand_as(prior.log_scale)
+        dead = prior.log_scale > spread + math.log(100)
+        prior.log_scale.data.copy_(torch.where(dead, spread, prior.log_scale))
 
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
         """log π, log A, the potential of a single frame, which depends on no other, and its shape."""

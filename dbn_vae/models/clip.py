@@ -101,9 +101,10 @@ class ClipVAEHMM(StateModel, LatentModel):
         return ElboTerms(fit, kl + kl_normal(q, standard_normal(q.mean)))
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
+        """β eases w alone: were z as cheap at first, it would learn frame by frame what w is there to hold."""
         q, _, known = self.draw_clip(batch, 1, generator)
         cost = kl_normal(q, standard_normal(q.mean))
-        return self.given_w.objective(known, beta=beta, generator=generator) - beta * cost
+        return self.given_w.objective(known, generator=generator) - beta * cost
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         """√S draws of w, and as many of every z_t for each: exp of the inner bound is unbiased given w, so all is."""
