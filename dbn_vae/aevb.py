@@ -20,7 +20,9 @@ from torch.distributions import Distribution
 
 from dbn_vae.distributions import Evidence
 from dbn_vae.likelihoods.base import Likelihood
-from dbn_vae.nn import MLP
+from dbn_vae.nn import MLP, Conv, Deconv, Shape
+
+MAX_VALUES = 2**24  # numbers that a decoder writes at once where no gradient is asked for
 
 
 class ElboTerms(NamedTuple):
@@ -39,21 +41,43 @@ class ElboTerms(NamedTuple):
 
 
 class AEVB(nn.Module):
-    """Encoder to evidence, decoder to likelihood; any leading dimensions."""
+    """Encoder to evidence, decoder to likelihood; any leading dimensions.
+
+    Args:
+        frame: D; or the shape (C, H, W) of a picture, whose D = C · H · W entries come and go as one vector, and
+            in between as maps through convolutions.
+        hidden: widths of the encoder's layers, for pictures their channels; the decoder's are the same reversed.
+
+    Raises ValueError for a likelihood whose outputs are no maps over pixels.
+    """
 
     def __init__(
         self,
-        n_observed: int,
+        frame: int | Shape,
         n_latent: int,
         likelihood: Likelihood,
         hidden: Sequence[int] = (500,),
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        self.n_observed, self.n_latent = n_observed, n_latent
+        D = frame if isinstance(frame, int) else math.prod(frame)
+        self.n_observed, self.n_latent = D, n_latent
         self.likelihood = likelihood
-        self.encoder = MLP(likelihood.n_features(n_observed), hidden, 2 * n_latent, activation)
-        self.decoder = MLP(n_latent, hidden[::-1], likelihood.n_outputs(n_observed), activation)
+        self.encoder: MLP | Conv
+        self.decoder: MLP | Deconv
+        if isinstance(frame, int):
+            self.encoder = MLP(likelihood.n_features(D), hidden, 2 * n_latent, activation)
+            self.decoder = MLP(n_latent, hidden[::-1], likelihood.n_outputs(D), activation)
+            return
+        n = likelihood.n_parameters
+        if likelihood.n_features(D) != D or likelihood.n_outputs(D) != n * D:
+            raise ValueError(
+                f"a {likelihood.name} likelihood does not go with pictures {frame}; choose another, or make "
+                "every frame a vector"
+            )
+        C, H, W = frame
+        self.encoder = Conv(frame, hidden, 2 * n_latent, activation)
+        self.decoder = Deconv(n_latent, hidden[::-1], (n * C, H, W), activation)
 
     def evidence(self, x: Tensor, observed: Tensor) -> Evidence:
         """(..., Z) each; zero for a frame of which nothing was observed.
@@ -71,7 +95,18 @@ class AEVB(nn.Module):
         return self.likelihood(self.decoder(z))
 
     def log_likelihood(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) of the observed entries: (...), broadcasting x against z."""
+        """log p(x | z) of the observed entries: (...), broadcasting x against z.
+
+        Without a gradient, piece by piece where it would fill memory.
+        """
+        size = z.shape[:-1].numel() * self.n_observed
+        if size > MAX_VALUES and not torch.is_grad_enabled() and z.dim() > 1:
+            x, observed = (v.expand(*z.shape[:-1], self.n_observed) for v in (x, observed))
+            if len(z) == 1:
+                return self.log_likelihood(x[0], observed[0], z[0])[None]
+            n = max(1, len(z) * MAX_VALUES // size)
+            parts = zip(x.split(n), observed.split(n), z.split(n), strict=True)
+            return torch.cat([self.log_likelihood(*part) for part in parts])
         return self.likelihood.log_prob(self.decode(z), x, observed)
 
     def mean(self, z: Tensor) -> Tensor:

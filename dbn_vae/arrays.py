@@ -2,6 +2,9 @@
 
     (n, D) with lengths · list of (T_i, D) · (B, T, D) · DataFrame     →     frames (N, *D), lengths (B,)
 
+A frame is a vector (D,) or a picture (C, H, W): an array of two or four dimensions is a stack of frames, one of three
+or five has sequences first.
+
 Every error names the argument, the value and the remedy.
 """
 
@@ -25,7 +28,7 @@ def flatten(X: Any, lengths: Any, sequence: str | None) -> tuple[np.ndarray, np.
             f"X has shape {array.shape}; a sequence is (n, D). Reshape your data: for one column use "
             "X.reshape(-1, 1)"
         )
-    if array.ndim == 2:
+    if array.ndim in (2, 4):
         return array, check_lengths(lengths, total=len(array))
     B, T = array.shape[:2]
     cut = np.full(B, T) if lengths is None else check_lengths(lengths, total=None)

@@ -27,6 +27,72 @@ class MLP(nn.Sequential):
         super().__init__(*layers, nn.Linear(sizes[-1], n_out))
 
 
+Shape = tuple[int, int, int]  # (C, H, W) of a picture
+PICTURES_AT_ONCE = 512  # bounds the memory of inner maps; fewer at a time also stay in the cache
+
+
+class Conv(nn.Module):
+    """Pictures to vectors: every layer halves height and width, rounded up, and a linear map reads what is left.
+
+    Any H and W; of a picture of one pixel only the kernels' centres are used, and this is an MLP of its channels.
+
+    Args:
+        frame: (C, H, W).
+        channels: of the layers.
+    """
+
+    def __init__(
+        self, frame: Shape, channels: Sequence[int], n_out: int, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.frame = frame
+        layers: list[nn.Module] = []
+        for a, b in pairwise([frame[0], *channels]):
+            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), activation()]
+        c, h, w = halved(frame, channels)[-1]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * h * w, n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C · H · W) to (..., n_out)."""
+        pictures = x.reshape(-1, *self.frame).split(PICTURES_AT_ONCE)
+        return torch.cat([self.layers(some) for some in pictures]).view(*x.shape[:-1], -1)
+
+
+class Deconv(nn.Module):
+    """Vectors to pictures: Conv the other way round, by transposed convolutions; each size is met exactly."""
+
+    def __init__(
+        self, n_in: int, channels: Sequence[int], frame: Shape, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
+        """channels: as Conv has them reversed, from the smallest map to the largest."""
+        super().__init__()
+        self.n_out = frame[0] * frame[1] * frame[2]
+        sizes = halved(frame, channels[::-1])[::-1]
+        c, h, w = sizes[0]
+        layers: list[nn.Module] = [nn.Linear(n_in, c * h * w), nn.Unflatten(1, sizes[0])]
+        for (a, _, _), (b, H, W) in pairwise(sizes):
+            even = (1 - H % 2, 1 - W % 2)  # 2 h − 1 rows without, for h = ⌈H / 2⌉
+            layers += [
+                activation(),
+                nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=even),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(..., n_in) to (..., C · H · W)."""
+        vectors = z.reshape(-1, z.shape[-1]).split(PICTURES_AT_ONCE)
+        return torch.cat([self.layers(some) for some in vectors]).view(*z.shape[:-1], self.n_out)
+
+
+def halved(frame: Shape, channels: Sequence[int]) -> list[Shape]:
+    """(C, H, W) of a picture and of the maps after it."""
+    sizes = [frame]
+    for c in channels:
+        _, h, w = sizes[-1]
+        sizes.append((c, (h + 1) // 2, (w + 1) // 2))
+    return sizes
+
+
 class Packing(NamedTuple):
     """The N real frames of a padded batch in the order a recurrence meets them: step by step, longest first.
 

@@ -65,8 +65,9 @@ class Sequences:
         """Data in any of the usual forms; complete float64 arrays are not copied.
 
         Args:
-            X: a Sequences, taken as it is; (n, D) array or tensor with `lengths`, the B sequences stacked; a list
-                of (T_i, *D) arrays; (B, T, *D), where `lengths` may cut each sequence short; or a DataFrame whose
+            X: a Sequences, taken as it is; (n, *D) array or tensor with `lengths`, the B sequences stacked; a list
+                of (T_i, *D) arrays; (B, T, *D), where `lengths` may cut each sequence short, a frame being a vector
+                (D,) or a picture (C, H, W): four dimensions are (n, C, H, W); or a DataFrame whose
                 sequences are told apart by `lengths`, by the column named `sequence`, or by the first level of
                 a MultiIndex.
             labels: one integer a frame, stacked (N,), a list of (T_i,) or (B, T); −1 or NaN: unknown.  Or soft

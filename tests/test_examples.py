@@ -25,6 +25,7 @@ PROMISED = {
     "11_number_of_states.py": r"chosen: aic \d, bic 3, icl \d, cv \d",
     "12_from_hmmlearn.py": r"largest difference of any parameter: \de-1\d",
     "13_partial_labels.py": r"100% of 400 frames +(0\.\d\d\d) +\1\ncounting by hand +\1",
+    "14_video.py": r"VAEHMM, 2 latents a frame, 2 a film +(0\.9\d\d|1\.000)",
 }
 
 

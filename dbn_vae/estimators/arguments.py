@@ -38,7 +38,7 @@ def lengths_given(X: Any, y: Any, lengths: Any) -> Any:
     if targets.ndim == 0 or len(targets) != rows:
         return y  # not one target each: checked as lengths where the data are read
     sizes = whole_positive(targets)
-    if len(shape) > 2:
+    if len(shape) in (3, 5):  # (B, T, D) or (B, T, C, H, W)
         if sizes is not None and sizes.max() <= shape[1]:
             raise ambiguous(f"lengths or targets of the {rows} sequences in X")
         return None
@@ -89,11 +89,34 @@ def require_columns(X: Any, names: np.ndarray | None) -> None:
 
 def require_width(data: Sequences, width: int, name: str) -> None:
     """Raise ValueError unless the frames of data are vectors of this width."""
+    require_shape(data, (width,), name)
+
+
+def require_shape(data: Sequences, expected: tuple[int, ...], name: str) -> None:
+    """Raise ValueError unless the frames of data have this shape: (D,) or (C, H, W)."""
     shape = tuple(data.x.shape[1:])
-    if len(shape) != 1:
-        raise ValueError(f"X has frames of shape {shape}; this model was fitted to {(width,)}")
-    if shape != (width,):
-        raise ValueError(f"X has {shape[0]} features, but {name} is expecting {width} features as input")
+    if shape != expected and len(shape) == len(expected) == 1:
+        raise ValueError(
+            f"X has {shape[0]} features, but {name} is expecting {expected[0]} features as input"
+        )
+    if shape != expected:
+        raise ValueError(f"X has frames of shape {shape}; this model was fitted to {expected}")
+
+
+def frame_shape(data: Sequences) -> tuple[int, ...]:
+    """(D,), or (C, H, W) of pictures; raises ValueError for frames that are neither, or whose channels stand last."""
+    shape = tuple(data.x.shape[1:])
+    if len(shape) not in (1, 3):
+        raise ValueError(
+            f"X has frames of shape {shape}; a frame is a vector (D,) or a picture (C, H, W). Give a picture of one "
+            "channel that axis: X[..., None, :, :]"
+        )
+    if len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) > 4:
+        raise ValueError(
+            f"X has pictures of shape {shape}, whose channels seem to stand last; a picture is (C, H, W): "
+            "np.moveaxis(X, -1, -3)"
+        )
+    return shape
 
 
 def require_choice(choices: Iterable[str], **value: str) -> None:

@@ -25,7 +25,7 @@ from dbn_vae.estimators.arguments import (
     lengths_given,
     require_columns,
     require_inputs,
-    require_width,
+    require_shape,
 )
 from dbn_vae.evaluation.likelihood import Score
 from dbn_vae.inference import Chain
@@ -64,6 +64,11 @@ class SequenceEstimator(BaseEstimator, ABC):
     @abstractmethod
     def width(self) -> int:
         """Entries of a frame that the fitted model expects."""
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """The shape of a frame that the fitted model expects."""
+        return (self.width,)
 
     @property
     def n_inputs(self) -> int:
@@ -125,7 +130,7 @@ class SequenceEstimator(BaseEstimator, ABC):
         """X in any accepted form, as the data this fitted model expects."""
         self.require_fitted()
         data = self.read(X, lengths, **fields)
-        require_width(data, self.width, type(self).__name__)
+        require_shape(data, self.frame, type(self).__name__)
         require_columns(X, getattr(self, "feature_names_in_", None))
         data = self.admitted(data)
         self.check(data)
@@ -138,7 +143,7 @@ class SequenceEstimator(BaseEstimator, ABC):
     def read(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
         """X in any form that Sequences.from_any takes, in this model's precision."""
         data = Sequences.from_any(X, lengths, dtype=self.dtype, **fields)
-        if data.x.shape[1] == 0:
+        if 0 in data.x.shape[1:]:
             raise ValueError(
                 f"X has 0 feature(s) (shape={tuple(data.x.shape)}) while a minimum of 1 is required."
             )

@@ -5,6 +5,7 @@ numbers stand beside a classical model's.
 """
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators import cores
-from dbn_vae.estimators.arguments import lengths_given, require_sample_inputs
+from dbn_vae.estimators.arguments import frame_shape, lengths_given, require_sample_inputs
 from dbn_vae.estimators.base import weighted_total
-from dbn_vae.estimators.deep_training import DeepTraining
+from dbn_vae.estimators.deep_training import DeepTraining, flattened
 from dbn_vae.estimators.devices import where
 from dbn_vae.estimators.diagnostics import Diagnostics
 from dbn_vae.estimators.recipe import Curve
@@ -35,8 +36,10 @@ class DeepEstimator(DeepTraining):
 
     Args:
         likelihood: "gaussian", "student-t", "bernoulli", "made" (binary entries that depend on each other),
-            "categorical", "poisson" or "negative-binomial".
-        hidden: widths of the encoder's hidden layers; the decoder's are the same reversed.
+            "continuous-bernoulli" (between 0 and 1), "categorical", "poisson" or "negative-binomial". Of pictures
+            "gaussian" has one scale for all pixels, which is learnt.
+        hidden: widths of the encoder's hidden layers; the decoder's are the same reversed. For pictures (C, H, W) the
+            channels of its convolutions, each of which halves height and width. (64,), or (32, 64, 64), without it.
         n_updates: gradient steps of joint training, after n_pretrain on single frames.
         warm_up: updates in which β rises from 0.01 to 1.
         batch_size: sequences (or pieces) a step; frames are 32 times as many while pre-training.
@@ -50,7 +53,8 @@ class DeepEstimator(DeepTraining):
         core: a fitted deep estimator, or an AEVB module: its weights, and an estimator's scaling, are taken over, and
             there is no pre-training.  It must have the same columns, n_latent, likelihood and hidden.
         freeze_core: joint training leaves the core as it is, to the bit.
-        standardize: Gaussian and Student-t data are scaled inside; scores are in the units of X all the same.
+        standardize: Gaussian and Student-t data are scaled inside, pictures by channel; scores are in the units of X
+            all the same.
         n_samples: S of the importance bound that score reports.
         random_state: an int makes fits and samples repeatable.
         device: "auto", "cpu" or "cuda".
@@ -62,7 +66,7 @@ class DeepEstimator(DeepTraining):
 
     _: KW_ONLY
     likelihood: str = "gaussian"
-    hidden: tuple[int, ...] = (64,)
+    hidden: tuple[int, ...] | None = None
     n_updates: int = 1000
     n_pretrain: int = 500
     warm_up: int = 300
@@ -81,26 +85,42 @@ class DeepEstimator(DeepTraining):
     device: str = "auto"
     verbose: bool = False
 
+    @property
+    def n_core_latent(self) -> int:
+        """Latents that the core decodes: Z, and those that a model shares between frames."""
+        return self.n_latent
+
     @abstractmethod
     def build(self, core: AEVB) -> LatentModel:
         """An untrained model around a core."""
 
     def size_up(self, data: Sequences) -> None:
         """Everything that must be known of the data before a module can be built."""
-        if data.x.dim() != 2:
-            raise ValueError(f"X has frames of shape {tuple(data.x.shape[1:])}; these models take vectors")
-        self.width_ = data.x.shape[1]
+        self.frame_ = frame_shape(data)
         self.n_symbols_ = int(data.x.max()) + 1 if self.likelihood == "categorical" else None
-        self.center_, self.scale_ = data.x.new_zeros(self.width_), data.x.new_ones(self.width_)
+        self.center_, self.scale_ = data.x.new_zeros(self.width), data.x.new_ones(self.width)
         if self.likelihood in ("gaussian", "student-t") and self.standardize:
-            count = data.observed.sum(0).clamp_min(1)
-            self.center_ = data.x.sum(0) / count
-            spread = (((data.x - self.center_) * data.observed).square().sum(0) / count).sqrt()
-            self.scale_ = torch.where(spread > 0, spread, 1.0)
+            # a column, or a channel: pixel by pixel, what hardly ever changes would be blown up
+            over = (0, 2, 3) if self.pictures else (0,)
+            count = data.observed.sum(over, keepdim=True).clamp_min(1)
+            center = data.x.sum(over, keepdim=True) / count
+            spread = (((data.x - center) * data.observed).square().sum(over, keepdim=True) / count).sqrt()
+            scale = torch.where(spread > 0, spread, 1.0)
+            self.center_, self.scale_ = (v[0].expand(self.frame_).flatten() for v in (center, scale))
+
+    @property
+    def pictures(self) -> bool:
+        return len(self.frame_) == 3
 
     def new_module(self) -> LatentModel:
-        core = AEVB(self.width_, self.n_latent, self.family(), tuple(self.hidden))
-        return self.build(core).to(self.where())
+        return self.build(self.new_core()).to(self.where())
+
+    def new_core(self) -> AEVB:
+        if len(self.frame_) == 3:
+            hidden = (32, 64, 64) if self.hidden is None else tuple(self.hidden)
+            return AEVB(self.frame_, self.n_core_latent, self.family(), hidden, torch.nn.ReLU)
+        hidden = (64,) if self.hidden is None else tuple(self.hidden)
+        return AEVB(self.width, self.n_core_latent, self.family(), hidden)
 
     def where(self) -> torch.device:
         return where(self.device)
@@ -113,7 +133,8 @@ class DeepEstimator(DeepTraining):
     def family(self) -> Likelihood:
         options: dict[str, dict[str, int | None]] = {
             "categorical": {"n_symbols": self.n_symbols_},
-            "made": {"n_observed": self.width_},
+            "made": {"n_observed": self.width},
+            "gaussian": {"shared": self.pictures},
         }
         return named(self.likelihood, **options.get(self.likelihood, {}))
 
@@ -121,7 +142,15 @@ class DeepEstimator(DeepTraining):
 
     @property
     def width(self) -> int:
-        return self.width_
+        return math.prod(self.frame_)
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        return self.frame_
+
+    def sequences(self, X: Any, lengths: Any = None, **fields: Any) -> Sequences:
+        """X in any accepted form, every frame one vector (D,)."""
+        return flattened(super().sequences(X, lengths, **fields))
 
     @property
     def n_inputs(self) -> int:
@@ -192,7 +221,7 @@ class DeepEstimator(DeepTraining):
     def transform(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """The latents' posterior means: (n, n_latent)."""
         self.require_fitted()
-        return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_latent, inputs))
+        return self.like(X, self.per_frame(X, lengths, self.module_.latents, self.n_core_latent, inputs))
 
     def fit_transform(self, X: Any, y: Any = None, *, lengths: Any = None, **options: Any) -> np.ndarray:
         """fit, then transform of the same data: (n, n_latent)."""
@@ -206,21 +235,21 @@ class DeepEstimator(DeepTraining):
         return tags
 
     def reconstruct(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
-        """E p(x_t | z_t) at the latents, in the units of X: (n, D); missing entries are filled in."""
+        """E p(x_t | z_t) at the latents, in the units of X: (n, D) or (n, C, H, W); missing entries are filled in."""
         self.require_fitted()
         x = self.in_units(self.per_frame(X, lengths, self.module_.reconstruct, self.width, inputs))
         return self.like(X, x)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        """E p(x | z) for latents (n, n_latent), in the units of X: (n, D)."""
+        """E p(x | z) for latents (n, n_latent), in the units of X: (n, D) or (n, C, H, W)."""
         self.require_fitted()
         weight = next(self.module_.parameters())
         with torch.no_grad():
             return self.in_units(self.module_.core.mean(torch.as_tensor(Z).to(weight)))
 
     def in_units(self, x: np.ndarray | Tensor) -> np.ndarray:
-        """Standardised frames in the units of X."""
-        return (torch.as_tensor(x).cpu() * self.scale_ + self.center_).numpy()
+        """Standardised frames (..., D) in the units and the shape of those of X."""
+        return (torch.as_tensor(x).cpu() * self.scale_ + self.center_).unflatten(-1, self.frame_).numpy()
 
     def per_frame(
         self, X: Any, lengths: Any, ask: Callable[[Batch], Tensor], width: int, inputs: Any = None
@@ -253,7 +282,7 @@ class DeepEstimator(DeepTraining):
         tensors |= {"center": self.center_, "scale": self.scale_}
         given, core = cores.stored(self.core)
         facts = {
-            "width": self.width_,
+            "frame": list(self.frame_),
             "n_symbols": self.n_symbols_,
             "n_inputs": self.n_inputs,
             "history": [list(c) for c in self.history_],
@@ -263,7 +292,7 @@ class DeepEstimator(DeepTraining):
         return tensors | given, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        self.width_, self.n_symbols_ = facts["width"], facts["n_symbols"]
+        self.frame_, self.n_symbols_ = tuple(facts["frame"]), facts["n_symbols"]
         self.n_inputs_ = facts.get("n_inputs", 0)
         self.center_, self.scale_ = tensors["center"], tensors["scale"]
         self.history_ = [Curve(*c) for c in facts["history"]]

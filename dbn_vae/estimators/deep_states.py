@@ -13,6 +13,7 @@ from dbn_vae.estimators.hsmm import duration_named
 from dbn_vae.estimators.posterior import PosteriorVerbs, StatePosterior
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.hmm import require_labels
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.switching_dmm import SwitchingDMM
@@ -53,7 +54,7 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
     duration_prior: float = 1.1
     reseed: float = 0.1
 
-    module_: HMMPrior | SwitchingDMM = field(init=False)
+    module_: HMMPrior | ClipVAEHMM | SwitchingDMM = field(init=False)
 
     def require_arguments(self) -> None:
         super().require_arguments()
@@ -133,7 +134,7 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
         duration = duration_named(durations, mean, shortest, longest, self.duration_prior)
         return SemiMarkov(Stationary(uniform, apart), duration)
 
-    def state_model(self) -> HMMPrior | SwitchingDMM:
+    def state_model(self) -> HMMPrior | ClipVAEHMM | SwitchingDMM:
         return self.module_
 
     def path_offset(self, chain: Chain) -> Tensor:
@@ -160,14 +161,15 @@ class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
         self.require_fitted()
         if self.module_.looks_ahead:
             raise ValueError(
-                "the fitted posterior knows the future; fit with inference='product-filter' to filter"
+                "the fitted posterior knows the future; fit with inference='product-filter', or without "
+                "n_clip_latent, to filter"
             )
         return super().filter(X, lengths, inputs=inputs)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, inputs: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A new sequence: X (n, D) and its states (n,), under inputs (n, U) if the fit had some."""
+        """A new sequence: X (n, D) or (n, C, H, W) and its states (n,), under inputs (n, U) if the fit had some."""
         self.require_fitted()
         u = self.sample_inputs(inputs, n_samples)
         x, states, _ = self.module_.sample(n_samples, self.generator(random_state), u)

@@ -52,7 +52,7 @@ class DeepTraining(SequenceEstimator):
     n_samples: int
     verbose: bool
     module_: LatentModel
-    width_: int
+    frame_: tuple[int, ...]
     n_symbols_: int | None
     center_: Tensor
     scale_: Tensor
@@ -117,6 +117,7 @@ class DeepTraining(SequenceEstimator):
         self.require_labels(data)
         self.remember_columns(X)
         self.size_up(data)
+        data = flattened(data)
         self.take_scaling()
         self.check(data)
         book = Logbook(checkpoint, {} if checkpoint is None else self.identity(data), generator)
@@ -178,7 +179,7 @@ class DeepTraining(SequenceEstimator):
 
     def take_scaling(self) -> None:
         """That of the estimator whose core is taken over."""
-        if isinstance(self.core, DeepTraining) and self.core.width == self.width_:
+        if isinstance(self.core, DeepTraining) and self.core.frame == self.frame:
             self.center_, self.scale_ = self.core.center_.clone(), self.core.scale_.clone()
             self.n_symbols_ = self.core.n_symbols_
 
@@ -262,3 +263,8 @@ class DeepTraining(SequenceEstimator):
         arguments = self.get_params(deep=False) | {"core": cores.digest(self.core)}
         arguments.pop("verbose")
         return identity_of(type(self).__name__, arguments, data)
+
+
+def flattened(data: Sequences) -> Sequences:
+    """The same data set with every frame one vector (D,)."""
+    return data.replace(x=data.x.flatten(1), observed=data.observed.flatten(1))

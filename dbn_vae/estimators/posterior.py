@@ -289,8 +289,8 @@ class PosteriorVerbs(ABC):
         with torch.no_grad():
             return StateFilter(*self.stream(model), exact=not isinstance(model, LatentModel))
 
-    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
-        """log π (K,), log A (K, K), log p(x | s = k) of a single frame, and D."""
+    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
+        """log π (K,), log A (K, K), log p(x | s = k) of a single frame, and its shape."""
         if not isinstance(model, HMM):
             raise NotImplementedError(
                 f"{type(self).__name__} has no filter_state: what it makes of a frame depends on other frames; "
@@ -300,4 +300,4 @@ class PosteriorVerbs(ABC):
         model = on_host(model)
         chain = model.transition
         tables = plain(chain.log_initial()), plain(chain.log_transition())
-        return *tables, frame_log_prob(model.emission), model.emission.n_features
+        return *tables, frame_log_prob(model.emission), (model.emission.n_features,)

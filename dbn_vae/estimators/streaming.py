@@ -28,8 +28,8 @@ class StateFilter:
     Args:
         log_initial: (K,).
         log_transition: (K, K).
-        log_prob: log p(x | s = k) of a frame (D,), NaN where missing: (K,).
-        n_features: D.
+        log_prob: log p(x | s = k) of a frame, NaN where missing: (K,).
+        frame: the shape of a frame.
         exact: log_prob is the model's own, not that of a chain standing for a deep one.
 
     Attributes: n_frames, how many frames were seen.
@@ -40,16 +40,16 @@ class StateFilter:
         log_initial: np.ndarray,
         log_transition: np.ndarray,
         log_prob: FrameLogProb,
-        n_features: int,
+        frame: tuple[int, ...],
         exact: bool = True,
     ) -> None:
         self._belief, self._log_A = log_initial, log_transition
-        self._log_prob, self._shape, self._exact = log_prob, (n_features,), exact
+        self._log_prob, self._shape, self._exact = log_prob, frame, exact
         self._log_z = 0.0
         self.n_frames = 0
 
     def update(self, x: Any) -> np.ndarray:
-        """Take in a frame (D,), NaN where missing, and return p(s_t | x_{1:t}): (K,).
+        """Take in a frame (D,) or (C, H, W), NaN where missing, and return p(s_t | x_{1:t}): (K,).
 
         Raises ValueError for a frame of another width or outside the support, and for one that is impossible after
         those before it; the filter then stays as it was.

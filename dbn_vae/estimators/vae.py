@@ -49,7 +49,7 @@ class VAE(DeepEstimator):
         """Frames are independent: one stack of them is as many sequences, each with a weight of its own."""
         if lengths is None and not isinstance(X, Sequences) and not names_its_sequences(X):
             frames = as_numpy(X)
-            if frames.ndim == 2:
+            if frames.ndim in (2, 4):
                 lengths = np.ones(len(frames))
         data = super().read(X, lengths, **fields)
         return data.frames() if len(data) == 1 else data

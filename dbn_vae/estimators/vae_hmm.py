@@ -1,7 +1,8 @@
 """The VAE-HMM under hmmlearn's verbs."""
 
 import warnings
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from dbn_vae.estimators.arguments import require_choice
 from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
+from dbn_vae.estimators.logbook import Logbook
+from dbn_vae.estimators.recipe import Ascent
 from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.mean_field_vae_hmm import MeanFieldVAEHMM, SampledVAEHMM
 from dbn_vae.models.vae import VAE as StaticVAE
@@ -22,6 +26,7 @@ from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import adopt
 from dbn_vae.transitions.stationary import Stationary
+from dbn_vae.transitions.sticky import sticky
 
 
 @dataclass(eq=False, repr=False)
@@ -32,6 +37,8 @@ class VAEHMM(DeepStateEstimator):
 
     Args:
         n_components, n_latent: K, Z.
+        n_clip_latent: W; above 0 a sequence has a latent w of its own beside z_t, for what stays the same throughout,
+            and transform gives (z_t, w), (n, n_latent + n_clip_latent). See models.ClipVAEHMM.
         covariance: of z in a state, "diag", "full", or "tied", one matrix for all states.
         inference: "exact", states and latents inform each other (models.VAEHMM); or q(z) blind to time, trained on
             the bound "sampled" or "analytic" (models.SampledVAEHMM, MeanFieldVAEHMM), to compare with.
@@ -41,14 +48,15 @@ class VAEHMM(DeepStateEstimator):
         others: see DeepStateEstimator and DeepEstimator.
 
     Attributes: startprob_ (K,), transmat_ (K, K), with durations that from stay to stay, and durations_,
-        mean_durations_; module_ (a models.HMMPrior), history_.
+        mean_durations_; module_ (a models.HMMPrior or ClipVAEHMM), history_.
     """
 
-    module_: HMMPrior = field(init=False)
+    module_: HMMPrior | ClipVAEHMM = field(init=False)
 
     n_components: int = 2
     n_latent: int = 4
     _: KW_ONLY
+    n_clip_latent: int = 0
     covariance: str = "diag"
     inference: str = "exact"
     top_k: int | None = None
@@ -56,8 +64,13 @@ class VAEHMM(DeepStateEstimator):
     algorithm: str = "viterbi"
     max_length: int | None = 200
 
-    def build(self, core: AEVB) -> HMMPrior:
-        K, Z = self.n_components, core.n_latent
+    @property
+    def n_core_latent(self) -> int:
+        return self.n_latent + self.n_clip_latent
+
+    def build(self, core: AEVB) -> HMMPrior | ClipVAEHMM:
+        require_at_least(0, n_clip_latent=self.n_clip_latent)
+        K, Z = self.n_components, self.n_latent
         spreads = {
             "diag": torch.ones(K, Z),
             "full": torch.eye(Z).expand(K, Z, Z),
@@ -66,6 +79,9 @@ class VAEHMM(DeepStateEstimator):
         require_choice(spreads, covariance=self.covariance)
         require_choice(("exact", "sampled", "analytic"), inference=self.inference)
         parts = core, self.chain(), torch.zeros(K, Z), spreads[self.covariance]
+        if self.n_clip_latent:
+            self.require_plain()
+            return ClipVAEHMM(*parts)
         if self.inference == "exact":
             require_at_least(1, top_k=K if self.top_k is None else self.top_k)
             return Model(*parts, top_k=self.top_k)
@@ -73,13 +89,53 @@ class VAEHMM(DeepStateEstimator):
             raise ValueError(f"top_k={self.top_k} beside inference={self.inference!r}; it is for 'exact'")
         return (SampledVAEHMM if self.inference == "sampled" else MeanFieldVAEHMM)(*parts)
 
+    def require_plain(self) -> None:
+        """Raise ValueError for options that a model with a latent of the clip does not have."""
+        plain_values = {
+            "covariance": "diag",
+            "inference": "exact",
+            "top_k": None,
+            "durations": None,
+            "core": None,
+        }
+        for name, value in plain_values.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} beside n_clip_latent={self.n_clip_latent}; a latent of the whole "
+                    f"sequence goes with {name}={value!r} alone"
+                )
+        if self.n_inputs:
+            raise ValueError(f"inputs beside n_clip_latent={self.n_clip_latent}; leave one of them out")
+
+    def pretrain(self, train: Sequences, generator: torch.Generator, book: Logbook) -> None:
+        """The core on single frames; with w on whole sequences, where alone it differs from z."""
+        if self.n_clip_latent == 0:
+            return super().pretrain(train, generator, book)
+        if self.n_pretrain:
+            chain = sticky(1, self.stickiness, self.dtype)
+            one = ClipVAEHMM(
+                self.module_.core, chain, torch.zeros(1, self.n_latent), torch.ones(1, self.n_latent)
+            )
+            plan = self.schedule(self.n_pretrain, self.batch_size)
+            clips = Ascent(
+                one.to(train.x), replace(train, labels=None), None, plan, generator, name=self.bar("clips")
+            )
+            book.go_on("core", clips)
+            clips.run(after=partial(book.write, "core"))
+        return None
+
+    def rescue(self, model: LatentModel, train: Sequences, generator: torch.Generator) -> int:
+        """Begin dead states again, where that is known of."""
+        return 0 if isinstance(model, ClipVAEHMM) else super().rescue(model, train, generator)
+
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
-        assert isinstance(model, HMMPrior)
-        whole = data.batch()
+        assert isinstance(model, HMMPrior | ClipVAEHMM)
+        latents = torch.zeros(data.n_frames, self.n_core_latent, device=data.x.device)
         with torch.no_grad():
-            latents = torch.zeros(data.n_frames, self.n_latent, device=data.x.device)
-            data.unbatch(whole, StaticVAE(model.core).latents(whole), latents)
+            for batch in data.batches(self.frames_at_once):
+                data.unbatch(batch, StaticVAE(model.core).latents(batch), latents)
+        latents = latents[:, : self.n_latent]
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm = GaussianHMM(
             self.n_components,
@@ -97,10 +153,13 @@ class VAEHMM(DeepStateEstimator):
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
         seen = data.observed.any(1, keepdim=True).expand_as(latents)
-        adopt(model, hmm.build().to(data.x), data.replace(x=latents, observed=seen))
+        prior = model.given_w if isinstance(model, ClipVAEHMM) else model
+        adopt(prior, hmm.build().to(data.x), data.replace(x=latents, observed=seen))
 
-    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
-        """log π, log A, the potential of a single frame, which depends on no other, and D."""
+    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
+        """log π, log A, the potential of a single frame, which depends on no other, and its shape."""
+        if isinstance(model, ClipVAEHMM):
+            raise NotImplementedError("n_clip_latent above 0: w knows every frame, so none can be filtered")
         assert isinstance(model, HMMPrior)
         if not isinstance(model.transition, Stationary):
             raise NotImplementedError(
@@ -109,9 +168,9 @@ class VAEHMM(DeepStateEstimator):
             )
 
         def log_prob(x: np.ndarray) -> np.ndarray:
-            frame = self.prepared(self.sequences(x[None]))
+            frame = self.prepared(self.sequences(x.reshape(1, *self.frame)))
             with torch.no_grad():
                 return plain(model.state_potential(frame.only())[0, 0])
 
         chain = model.transition
-        return plain(chain.log_initial()), plain(chain.log_transition()), log_prob, self.width
+        return plain(chain.log_initial()), plain(chain.log_transition()), log_prob, self.frame

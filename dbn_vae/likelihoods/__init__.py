@@ -3,13 +3,14 @@
 from dbn_vae.likelihoods.base import Likelihood
 from dbn_vae.likelihoods.bernoulli import Bernoulli
 from dbn_vae.likelihoods.categorical import Categorical
+from dbn_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from dbn_vae.likelihoods.gaussian import Gaussian
 from dbn_vae.likelihoods.made import MADE
 from dbn_vae.likelihoods.negative_binomial import NegativeBinomial
 from dbn_vae.likelihoods.poisson import Poisson
 from dbn_vae.likelihoods.student_t import StudentT
 
-FAMILIES = (MADE, Bernoulli, Categorical, Gaussian, NegativeBinomial, Poisson, StudentT)
+FAMILIES = (MADE, Bernoulli, Categorical, ContinuousBernoulli, Gaussian, NegativeBinomial, Poisson, StudentT)
 
 
 def named(name: str, **options: object) -> Likelihood:
@@ -24,6 +25,7 @@ __all__ = [
     "MADE",
     "Bernoulli",
     "Categorical",
+    "ContinuousBernoulli",
     "Gaussian",
     "Likelihood",
     "NegativeBinomial",

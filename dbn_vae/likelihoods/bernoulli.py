@@ -29,5 +29,5 @@ class Bernoulli(Likelihood):
             require(inside | ~observed, x, "grey-level Bernoulli", "scale X to [0, 1]")
         else:
             binary = (x == 0) | (x == 1)
-            remedy = "binarise X, or ask for grey levels, whose numbers are no likelihood"
+            remedy = "binarise X, or take likelihood='continuous-bernoulli' for values between 0 and 1"
             require(binary | ~observed, x, "Bernoulli", remedy)

@@ -1,6 +1,7 @@
 """The family: each model fills in what is its own, see base.py."""
 
 from dbn_vae.models.base import LatentModel, Model, StateModel
+from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hsmm import HSMM
@@ -20,6 +21,7 @@ __all__ = [
     "STR",
     "VAE",
     "VAEHMM",
+    "ClipVAEHMM",
     "Filtering",
     "LatentModel",
     "MeanFieldVAEHMM",
