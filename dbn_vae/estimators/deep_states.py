@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dbn_vae import inference
 from dbn_vae.estimators.base import StateEstimator
-from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.estimators.deep_forecasting import DeepForecaster
 from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.inference import Chain
 from dbn_vae.models.switching_dmm import SwitchingDMM
@@ -16,7 +16,7 @@ from dbn_vae.models.vae_hmm import VAEHMM
 
 
 @dataclass(eq=False, repr=False)
-class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
+class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
     """States follow from the fitted module's chain; decode reports log q(states | x)."""
 
     module_: VAEHMM | SwitchingDMM = field(init=False)

@@ -57,6 +57,7 @@ class VAEHMM(DeepStateEstimator):
         with torch.no_grad():
             latents = torch.zeros(data.n_frames, self.n_latent, device=data.x.device)
             data.unbatch(whole, StaticVAE(model.core).latents(whole), latents)
+        latents[~data.observed.any(-1)] = torch.nan  # of these frames nothing is known, not that z is 0
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm = GaussianHMM(
             self.n_components,

@@ -43,9 +43,9 @@ from dbn_vae.distributions import (
     standard_normal,
 )
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel
 from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
-from dbn_vae.models.particles import known_states, moves, update
+from dbn_vae.models.particles import drawn_ahead, known_states, later_with_states, moves, update
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
@@ -92,19 +92,25 @@ class HMMPrior(StateModel, LatentModel):
         """Of t and log p(s_t = k | z_{1:t-1}) (S, B, K): z_t ~ q (S, B, Z) and log q (S, B)."""
 
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
-        """A particle carries p(s_t | z_{1:t}) alone: given the states, z_t forgets z_{t-1}."""
+        """What follows depends on p(s_t | z_{1:t}) alone: given the states, z_t forgets z_{t-1}."""
         move, known = moves(self.transition, batch), known_states(batch, self.n_components)
         start = self.transition.log_initial(batch.inputs).expand(n_samples, len(batch.x), -1)
         propose = self.propose(batch, generator)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
-            predicted = inference.logsumexp(state[0][..., :, None] + move(t), -2) if t else start
+            predicted = inference.logsumexp(state[1][..., :, None] + move(t), -2) if t else start
             predicted = predicted + known[:, t]
             z, log_q = propose(t, predicted)
             log_p, belief = update(predicted + log_normal(z[..., None, :], self.components()))
-            return (belief,), self.log_likelihood_at(batch, t, z) + log_p - log_q
+            return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_q
 
         return advance
+
+    def ahead(self, state: Particles, generator: Generator) -> Particles:
+        return drawn_ahead(self.transition, state[1], self.components(), generator)
+
+    def later(self, batch: Batch) -> Later:
+        return later_with_states(self.transition, batch, lambda z: self.components())
 
     @torch.no_grad()
     def sample(self, n_steps: int, generator: Generator = None) -> tuple[Tensor, Tensor, Tensor]:
