@@ -55,9 +55,9 @@ class VAEHMM(DeepStateEstimator):
         assert isinstance(model, Model)
         whole = data.batch()
         with torch.no_grad():
-            latents = torch.zeros(data.n_frames, self.n_latent, device=data.x.device)
+            latents = torch.zeros(data.n_frames, self.n_latent)
             data.unbatch(whole, StaticVAE(model.core).latents(whole), latents)
-        latents[~data.observed.any(-1)] = torch.nan  # of these frames nothing is known, not that z is 0
+        latents[~data.observed.any(-1).cpu()] = torch.nan  # nothing is known of these frames, not that z is 0
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm = GaussianHMM(
             self.n_components,
@@ -72,7 +72,7 @@ class VAEHMM(DeepStateEstimator):
             labels = np.exp(labels)  # soft labels are kept as log-potentials
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
-            hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
+            hmm.fit(latents.numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
         adopt(model, hmm.build().to(data.x))
 
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, int]:
