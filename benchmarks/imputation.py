@@ -1,8 +1,8 @@
 """Filling in failed sensors and forecasting, on the office of Candanedo and Feldheim:  python benchmarks/imputation.py
 
 Five sensors once a minute, two weeks cut into half-days.  Models are fitted to half of these with a fifth of their
-entries removed, chosen on others, with holes too, and tested on every third, from which entries are removed in two ways:
-at random, and a sensor for an hour.  Scored are the removed entries alone: root mean squared error in standard
+entries removed, chosen on others, with holes too, and tested on every third, from which entries are removed in two
+ways: at random, and a sensor for an hour.  Scored are the removed entries alone: root mean squared error in standard
 deviations of the training half-days, and the negative log-density of all of them together given all that was left, per
 removed entry.  That is log p(left) − log p(whole), exact for HMMs and a difference of two SMC bounds, an estimate, for
 the deep models.
