@@ -7,7 +7,7 @@ deviations of the training half-days, and the negative log-density of all of the
 removed entry.  That is log p(left) − log p(whole), exact for HMMs and a difference of two SMC bounds, an estimate, for
 the deep models.
 
-Then, from many moments of the test, the ten minutes to come given the last hour: RMSE, CRPS and how often central
+Then, from many moments of the test, the ten minutes to come given the last thirty: RMSE, CRPS and how often central
 intervals hold.  Mean over steps and sensors; every forecast is judged by as many samples.
 
 --quick: short stretches, hardly trained models, one mask; to see that it runs.
@@ -28,7 +28,7 @@ from dbn_vae import VAEHMM, DeepMarkovModel, GaussianHMM, SwitchingDMM
 from dbn_vae.datasets import load_occupancy
 from dbn_vae.evaluation.forecasting import crps_sample
 
-SHARE, HOUR, PAST, HORIZON = 0.2, 60, 60, 10
+SHARE, HOUR, PAST, HORIZON = 0.2, 60, 30, 10
 
 
 class Size(NamedTuple):
@@ -37,7 +37,7 @@ class Size(NamedTuple):
     frames: int = 17895  # of the two stretches one after the other
     piece: int = 720
     updates: int = 1000
-    particles: int = 100  # to fill in
+    particles: int = 60  # to fill in
     bound: int = 50  # particles of the bounds
     samples: int = 500  # of a forecast
     every: int = 30  # minutes between origins of forecasts
@@ -103,16 +103,17 @@ def settings(size: Size) -> dict[str, dict[str, Callable[[], Any]]]:
     filtering = common | {"inference": "product-filter"}
     return {
         "GaussianHMM, full": {
-            f"K = {K}": lambda K=K: GaussianHMM(K, "full", n_init=2, random_state=0) for K in (10, 20, 40, 60)
+            f"K = {K}": lambda K=K: GaussianHMM(K, "full", n_init=2, random_state=0)
+            for K in (2, 3, 5, 7, 10, 20)
         },
         "VAEHMM": {
             f"K = {K}": lambda K=K: VAEHMM(K, 4, **common | {"batch_size": 16, "max_length": 200})
-            for K in (10, 20)
+            for K in (5, 10)
         },
         "DeepMarkovModel": {
             t: lambda t=t: DeepMarkovModel(5, transition=t, **filtering) for t in ("linear", "gated")
         },
-        "SwitchingDMM": {f"K = {K}, linear": lambda K=K: SwitchingDMM(K, 5, **filtering) for K in (2, 4)},
+        "SwitchingDMM": {f"K = {K}, linear": lambda K=K: SwitchingDMM(K, 5, **filtering) for K in (2,)},
     }
 
 
@@ -171,7 +172,8 @@ def filled(models: dict[str, Any], data: Data, size: Size) -> Iterator[dict[str,
                 if name in models:
                     guess = models[name].impute(holes, **draws(models[name]))
                     took = time.process_time() - start
-                    nll = (bound(models[name], holes, size).total - whole[name].total) / gone.sum()
+                    if seed == 0:  # it takes longer than filling in
+                        nll = (bound(models[name], holes, size).total - whole[name].total) / gone.sum()
                 else:
                     guess = np.concatenate([FILLS[name](pd.DataFrame(x)) for x in holes])
                     took = time.process_time() - start
