@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
-from dbn_vae.evaluation.likelihood import particle_filter
+from dbn_vae.evaluation.particles import particle_filter
 from dbn_vae.models import DMM, HMM, VAE, VAEHMM, Filtering, MeanFieldVAEHMM, PerStep, Product, SwitchingDMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.transitions import Gated, InputDriven, Linear, NegativeBinomialDuration, SemiMarkov, Stationary

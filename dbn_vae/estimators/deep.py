@@ -190,11 +190,13 @@ class DeepEstimator(DeepTraining):
         raw = self.sequences(X, lengths, inputs=inputs)
         fixed = torch.Generator().manual_seed(0)  # scores are repeatable
         score = bounds[method](self.module_, self.prepared(raw), fixed, n_samples or self.n_samples)
-        # density in the units of X: log p(x) = log p(standardised x) − Σ log scale over observed entries
-        cost = (raw.observed * self.scale_.log()).sum(-1)
         owner = torch.arange(len(raw)).repeat_interleave(raw.lengths)
-        jacobian = torch.zeros(len(raw), dtype=torch.float64).index_add(0, owner, cost.double())
+        jacobian = torch.zeros(len(raw), dtype=torch.float64).index_add(0, owner, self.log_units(raw))
         return score._replace(per_sequence=score.per_sequence - jacobian, lengths=raw.lengths)
+
+    def log_units(self, raw: Sequences) -> Tensor:
+        """Σ log scale over the observed entries of each frame: (N,); what log p(x) is below log p(standardised x)."""
+        return (raw.observed * self.scale_.log()).sum(-1).double()
 
     def score(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.estimators.base import StateEstimator, require_at_least
-from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.estimators.deep_forecasting import DeepForecaster
 from dbn_vae.estimators.hsmm import duration_named
 from dbn_vae.estimators.posterior import PosteriorVerbs, StatePosterior
 from dbn_vae.inference import Chain
@@ -30,7 +30,7 @@ USUAL_STAY = 10  # steps that stays begin with, as those of sticky do
 
 
 @dataclass(eq=False, repr=False)
-class DeepStateEstimator(DeepEstimator, StateEstimator, PosteriorVerbs):
+class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
     """States follow from the fitted module's chain; decode reports log q(states | x).
 
     Args:

@@ -8,7 +8,7 @@ import torch
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Conditional
-from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.estimators.deep_forecasting import DeepForecaster
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
@@ -40,7 +40,7 @@ def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
 
 
 @dataclass(eq=False, repr=False)
-class DeepMarkovModel(DeepEstimator):
+class DeepMarkovModel(DeepForecaster):
     """A continuous latent that moves by a learned transition (Krishnan, Shalit and Sontag 2017).
 
     Args:

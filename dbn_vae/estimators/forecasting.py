@@ -160,6 +160,10 @@ class PredictiveVerbs(PosteriorVerbs):
             )
         return table(X, out)
 
+    def anomaly_scores(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> Any:
+        """−log p(x_t | x_{1:t-1}) in nats, how surprising each frame was: (n,), exact; 0 where nothing was observed."""
+        return -self.posterior(X, lengths, inputs=inputs).log_scores
+
     def hmm(self, verb: str) -> HMM:
         """The fitted module, where a frame's distribution is known given its state alone."""
         model = self.state_model()

@@ -9,7 +9,7 @@ import torch
 from dbn_vae.aevb import AEVB
 from dbn_vae.arrays import as_numpy
 from dbn_vae.estimators.arguments import names_its_sequences
-from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.estimators.deep_forecasting import DeepImputer
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.sequences import Sequences
@@ -17,7 +17,7 @@ from dbn_vae.training.sgvb import Objective, estimator_a, estimator_b
 
 
 @dataclass(eq=False, repr=False)
-class VAE(DeepEstimator):
+class VAE(DeepImputer):
     """Frames are independent: p(z) = N(0, I), p(x | z) from a network (Kingma and Welling 2014).
 
     Args:
@@ -53,6 +53,9 @@ class VAE(DeepEstimator):
                 lengths = np.ones(len(frames))
         data = super().read(X, lengths, **fields)
         return data.frames() if len(data) == 1 else data
+
+    def walks(self, data: Sequences) -> Sequences:
+        return data.frames()
 
     def build(self, core: AEVB) -> StaticVAE:
         return StaticVAE(core)

@@ -80,7 +80,7 @@ class VAEHMM(DeepStateEstimator):
         require_choice(("exact", "sampled", "analytic"), inference=self.inference)
         parts = core, self.chain(), torch.zeros(K, Z), spreads[self.covariance]
         if self.n_clip_latent:
-            self.require_plain()
+            self.require_lone_clip()
             return ClipVAEHMM(*parts)
         if self.inference == "exact":
             require_at_least(1, top_k=K if self.top_k is None else self.top_k)
@@ -89,7 +89,7 @@ class VAEHMM(DeepStateEstimator):
             raise ValueError(f"top_k={self.top_k} beside inference={self.inference!r}; it is for 'exact'")
         return (SampledVAEHMM if self.inference == "sampled" else MeanFieldVAEHMM)(*parts)
 
-    def require_plain(self) -> None:
+    def require_lone_clip(self) -> None:
         """Raise ValueError for options that a model with a latent of the clip does not have."""
         plain_values = {
             "covariance": "diag",
@@ -131,11 +131,13 @@ class VAEHMM(DeepStateEstimator):
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
         assert isinstance(model, HMMPrior | ClipVAEHMM)
-        latents = torch.zeros(data.n_frames, self.n_core_latent, device=data.x.device)
+        latents = torch.zeros(data.n_frames, self.n_core_latent)
         with torch.no_grad():
             for batch in data.batches(self.frames_at_once):
-                data.unbatch(batch, StaticVAE(model.core).latents(batch), latents)
+                data.unbatch(batch, StaticVAE(model.core).latents(batch).cpu(), latents)
         latents = latents[:, : self.n_latent]
+        seen = data.observed.any(1).cpu()
+        latents[~seen] = torch.nan  # nothing is known of these frames, not that z is 0
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm = GaussianHMM(
             self.n_components,
@@ -151,10 +153,11 @@ class VAEHMM(DeepStateEstimator):
             labels = np.exp(labels)  # soft labels are kept as log-potentials
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
-            hmm.fit(latents.cpu().numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
-        seen = data.observed.any(1, keepdim=True).expand_as(latents)
+            hmm.fit(latents.numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
+        seen = seen[:, None].expand_as(latents)
+        known = data.replace(x=latents.nan_to_num(), observed=seen).to(dtype=self.dtype, device=data.x.device)
         prior = model.given_w if isinstance(model, ClipVAEHMM) else model
-        adopt(prior, hmm.build().to(data.x), data.replace(x=latents, observed=seen))
+        adopt(prior, hmm.build().to(data.x), known)
 
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
         """log π, log A, the potential of a single frame, which depends on no other, and its shape."""

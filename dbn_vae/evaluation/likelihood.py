@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dbn_vae.aevb import log_mean_exp
-from dbn_vae.models.base import LatentModel, Model, Particles
+from dbn_vae.evaluation.particles import particle_filter, particle_steps
+from dbn_vae.models.base import LatentModel, Model
 from dbn_vae.sequences import Batch, Sequences
 
 REPEATS = 4  # runs from whose spread the Monte Carlo error is told
@@ -104,47 +104,19 @@ def smc(model: LatentModel, data: Sequences, generator: torch.Generator, n_sampl
 
 
 @torch.no_grad()
-def particle_filter(
-    model: LatentModel, batch: Batch, n_samples: int, generator: torch.Generator | None = None
+def smc_frames(
+    model: LatentModel, data: Sequences, generator: torch.Generator, n_samples: int = 100
 ) -> Tensor:
-    """log of an unbiased estimate of p(x): (B,).
-
-    log Z = Σ over stretches between resamplings of log mean_i w_i, w the product of a stretch's weights.  A sequence is
-    resampled, systematically, when its effective number of particles 1 / Σ w² is under S / 2.
-    """
-    advance = model.particles(batch, n_samples, generator)
-    log_w = batch.x.new_zeros(n_samples, len(batch.x))
-    log_z = batch.x.new_zeros(len(batch.x))
-    state: Particles = ()
-    for t, running in enumerate(batch.mask.unbind(1)):
-        w = log_w.softmax(0)
-        poor = (
-            w.square().sum(0) * n_samples > 2
-        ) & running  # False, as it should be, for weights that are all 0
-        if bool(poor.any()):
-            log_z = torch.where(poor, log_z + log_mean_exp(log_w), log_z)
-            log_w = torch.where(poor, 0.0, log_w)
-            ancestors = torch.where(
-                poor, systematic(w, generator), torch.arange(n_samples, device=poor.device)[:, None]
-            )
-            state = tuple(at_ancestors(part, ancestors) for part in state)
-        state, weight = advance(t, state)
-        log_w = log_w + torch.where(running, weight, 0.0)
-    return log_z + log_mean_exp(log_w)
-
-
-def systematic(w: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Ancestors (S, B) for normalised weights (S, B), one uniform number a sequence (Carpenter et al. 1999)."""
-    S, B = w.shape
-    source = w.device if generator is None else generator.device
-    u = torch.rand(B, generator=generator, dtype=w.dtype, device=source).to(w.device)
-    points = (torch.arange(S, device=w.device)[:, None] + u) / S
-    return torch.searchsorted(w.cumsum(0).T.contiguous(), points.T.contiguous()).T.clamp_max(S - 1)
-
-
-def at_ancestors(values: Tensor, ancestors: Tensor) -> Tensor:
-    """values (S, B, ...) of the particles named (S, B)."""
-    return values.gather(0, ancestors.view(*ancestors.shape, *[1] * (values.dim() - 2)).expand_as(values))
+    """log p(x_t | x_{1:t-1}) of every frame as the particle filter estimates it: (N,), which sum to what smc says."""
+    out = torch.zeros(data.n_frames, dtype=torch.float64)
+    for batch in data.batches(MAX_VALUES // n_samples):
+        runs = [
+            torch.stack([step.log_p for step in particle_steps(model, batch, n_samples, generator)], 1)
+            for _ in range(REPEATS)
+        ]
+        upto = torch.stack(runs).mean(0)
+        data.unbatch(batch, upto.diff(dim=1, prepend=upto.new_zeros(len(upto), 1)), out)
+    return out
 
 
 @torch.no_grad()

@@ -19,8 +19,10 @@ from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
 Generator = torch.Generator | None
-Particles = tuple[Tensor, ...]  # what S partial paths carry from step to step: (S, B, ...) each
+# what S partial paths carry from step to step: z_t (S, B, Z) and, of models with states, log p(s_t | z_{1:t}) (S, B, K)
+Particles = tuple[Tensor, ...]
 Advance = Callable[[int, Particles], tuple[Particles, Tensor]]
+Later = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Model(nn.Module, ABC):
@@ -93,6 +95,18 @@ class LatentModel(Model):
 
         Of t and the particles at t − 1 (anything at t = 0): those at t, and their log-weights (S, B),
         log p(x_t | z_t) + log p(z_t | z_{1:t-1}) − log q(z_t | z_{t-1}, x), discrete states summed out.
+        """
+
+    @abstractmethod
+    def ahead(self, state: Particles, generator: Generator) -> Particles:
+        """Particles at t + 1 from those at t by the prior alone: what comes after the last frame."""
+
+    @abstractmethod
+    def later(self, batch: Batch) -> Later:
+        """What a path from t + 1 on says of z_t and s_t, for smoothing.
+
+        Of t, z_t (..., Z), z_{t+1} (..., Z) and its own answer for z_{t+1}, (..., K): log p(z_{t+1:T} | z_t, s_t = k),
+        up to a constant, (..., K); K = 1 for models without states.
         """
 
     def log_weights(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:

@@ -30,7 +30,7 @@ from dbn_vae.distributions import (
     standard_normal,
 )
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel
 from dbn_vae.models.hmm import sample_states
 from dbn_vae.models.vae_hmm import VAEHMM
 from dbn_vae.sequences import Batch
@@ -117,6 +117,14 @@ class ClipVAEHMM(StateModel, LatentModel):
         raise NotImplementedError(
             "a latent of the whole sequence has no step by step: use method='iwae' or 'elbo'"
         )
+
+    def ahead(self, state: Particles, generator: Generator) -> Particles:
+        raise NotImplementedError(
+            "a latent of the whole sequence is not carried beyond it: forecast without one"
+        )
+
+    def later(self, batch: Batch) -> Later:
+        raise NotImplementedError("a latent of the whole sequence has no step by step: fill in without one")
 
     @torch.no_grad()
     def sample(

@@ -16,7 +16,7 @@ from torch.distributions import Normal
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
 from dbn_vae.models.autoregressive import ReadsBefore, context_width, frame_before
-from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, add_up, real_frames
+from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, add_up, real_frames
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.nn import beside, take
 from dbn_vae.sequences import Batch
@@ -134,6 +134,12 @@ class DMM(LatentModel):
             return (z,), self.log_likelihood_at(batch, t, z) + log_normal(z, prediction) - log_normal(z, q)
 
         return advance
+
+    def ahead(self, state: Particles, generator: Generator) -> Particles:
+        return (draw(self.transition(state[0]), generator),)
+
+    def later(self, batch: Batch) -> Later:
+        return lambda t, z, then, more: log_normal(then, self.transition(z))[..., None] + more
 
     @torch.no_grad()
     def sample(

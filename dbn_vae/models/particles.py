@@ -1,11 +1,16 @@
 """Discrete states carried along paths of z as exact probabilities (Rao-Blackwellised)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
+from dbn_vae.distributions import sample
 from dbn_vae.inference import logsumexp
+from dbn_vae.models.base import Generator, Later, Particles
+from dbn_vae.models.gaussians import Gaussian, chosen, draw, log_density
 from dbn_vae.models.hmm import labelled
 from dbn_vae.nn import beside
 from dbn_vae.sequences import Batch
@@ -107,3 +112,38 @@ def belief_in(transition: Transition, batch: Batch) -> Belief:
     if isinstance(transition, SemiMarkov):
         return StaysBelief(transition, batch)
     return ChainBelief(transition, batch)
+
+
+def drawn_ahead(transition: Transition, belief: Tensor, each: Gaussian, generator: Generator) -> Particles:
+    """A step of the prior: s_{t+1}, then z_{t+1} from each p(z_{t+1} | z_t, s_{t+1} = k) (..., K, Z).
+
+    The state drawn is known from there on: its log-probability is 0, that of the others −inf.
+    """
+    A = moves(transition)
+    states = sample(Categorical(logits=logsumexp(belief[..., :, None] + A, -2)), generator).long()
+    z = draw(chosen(each, states[..., None]), generator).squeeze(-2)
+    here = torch.arange(belief.shape[-1], device=belief.device) == states[..., None]
+    return z, torch.where(here, belief.new_zeros(()), -torch.inf)
+
+
+def moves(transition: Transition) -> Tensor:
+    """log A (K, K) of a chain that is the same at every step; raises NotImplementedError for another."""
+    if isinstance(transition, SemiMarkov) or transition.n_inputs:
+        raise NotImplementedError(
+            f"states that move by a {type(transition).__name__} are not carried beyond or back from a frame"
+        )
+    return transition.log_transition()
+
+
+def later_with_states(transition: Transition, batch: Batch, each: Callable[[Tensor], Gaussian]) -> Later:
+    """log Σ_k A(j, k) p(z_{t+1} | z_t, s_{t+1} = k) p(z_{t+2:T} | z_{t+1}, s_{t+1} = k) of every j, see LatentModel.
+
+    each: p(z_{t+1} | z_t, s_{t+1} = k) of z_t, (..., Z) to (..., K, Z).
+    """
+    A, known = moves(transition), known_states(batch, transition.n_components)
+
+    def later(t: int, z: Tensor, then: Tensor, more: Tensor) -> Tensor:
+        joint = log_density(then[..., None, :], each(z)) + more + known[:, t + 1]
+        return logsumexp(joint[..., None, :] + A, -1)
+
+    return later

@@ -22,10 +22,17 @@ from torch.distributions import Normal
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, at, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel
 from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.dmm import no_noise, noise_like
-from dbn_vae.models.particles import Belief, RecurrentBelief, belief_in, known_states
+from dbn_vae.models.particles import (
+    Belief,
+    RecurrentBelief,
+    belief_in,
+    drawn_ahead,
+    known_states,
+    later_with_states,
+)
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.nn import beside
 from dbn_vae.sequences import Batch
@@ -175,6 +182,12 @@ class SwitchingDMM(StateModel, LatentModel):
             return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_normal(z, q)
 
         return advance
+
+    def ahead(self, state: Particles, generator: Generator) -> Particles:
+        return drawn_ahead(self.transition, state[1], self.move(state[0]), generator)
+
+    def later(self, batch: Batch) -> Later:
+        return later_with_states(self.transition, batch, self.move)
 
     @torch.no_grad()
     def sample(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import draw, kl_normal, log_normal, normal, posterior, sample, standard_normal
-from dbn_vae.models.base import Advance, Generator, LatentModel, Particles
+from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles
 from dbn_vae.sequences import Batch
 
 
@@ -62,9 +62,15 @@ class VAE(LatentModel):
             now = normal(q.mean[:, t], q.scale[:, t])
             z = draw(now, generator, (n_samples,))
             cost = log_normal(z, now) - log_normal(z, standard_normal(z))
-            return (), self.log_likelihood_at(batch, t, z) - cost
+            return (z,), self.log_likelihood_at(batch, t, z) - cost
 
         return advance
+
+    def ahead(self, state: Particles, generator: Generator) -> Particles:
+        return (draw(standard_normal(state[0]), generator),)
+
+    def later(self, batch: Batch) -> Later:
+        return lambda t, z, then, more: torch.zeros_like(more)
 
     @torch.no_grad()
     def sample(self, n_frames: int, generator: Generator = None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from oracles import dense_gaussian_log_prob, kalman_log_prob, linear_gaussian_co
 
 from dbn_vae import emissions
 from dbn_vae.evaluation import elbo, exact, iwae, smc
-from dbn_vae.evaluation.likelihood import Score, evaluate, particle_filter, ratio_error, systematic
+from dbn_vae.evaluation.likelihood import Score, evaluate, ratio_error
+from dbn_vae.evaluation.particles import particle_filter, systematic
 from dbn_vae.models import DMM, HMM, STR, VAE, Filtering
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.transitions import Linear, Stationary

@@ -27,7 +27,7 @@ from torch import Tensor
 from dbn_vae import emissions, inference, likelihoods
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Evidence, posterior
-from dbn_vae.evaluation.likelihood import particle_filter
+from dbn_vae.evaluation.particles import particle_filter
 from dbn_vae.inference import Chain
 from dbn_vae.models import (
     DMM,

@@ -1,0 +1,206 @@
+"""What comes next, what is missing and what is odd, for models whose latents are continuous: by particles.
+
+    forecast         z_T ~ p(z_T | x_{1:T}), z_{T+1}, z_{T+2}, … from the prior, x from the decoder
+    impute           z_{1:T} ~ p(z_{1:T} | all that was observed), and of each frame only what is missing
+    anomaly_scores   −log p(x_t | x_{1:t-1}), estimated
+
+q proposes particles and no more: their weights make up for what it does not know, such as which entries of a frame it
+was shown are missing.  All three are right as the number of particles grows; see evaluation.particles.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbn_vae.distributions import at, sample
+from dbn_vae.emissions.predictive import plain
+from dbn_vae.estimators.deep import DeepEstimator
+from dbn_vae.estimators.forecasting import (
+    DRAWS,
+    LEVELS,
+    Forecast,
+    checked_levels,
+    names_of,
+    sequence_keys,
+    table,
+)
+from dbn_vae.estimators.streaming import require_whole
+from dbn_vae.evaluation.likelihood import MAX_VALUES, smc_frames
+from dbn_vae.evaluation.particles import at_ancestors, last_particles, smoothed_paths
+from dbn_vae.models.base import LatentModel
+from dbn_vae.models.hmm_prior import HMMPrior
+from dbn_vae.models.switching_dmm import SwitchingDMM
+from dbn_vae.sequences import Batch, Sequences
+
+WITH_STATES = HMMPrior, SwitchingDMM
+
+
+class DeepImputer(DeepEstimator):
+    """Filling in and scores of frames."""
+
+    def require_plain(self, verb: str) -> None:
+        """Raise NotImplementedError, naming the option, for models whose next frame needs more than z_t and s_t."""
+        self.require_fitted()
+        ways = {"durations": None, "recurrent": False, "autoregressive": False, "n_clip_latent": 0}
+        for name, plain_value in ways.items():
+            if getattr(self, name, plain_value) != plain_value:
+                raise NotImplementedError(f"{verb} is not offered with {name}={getattr(self, name)!r}")
+        if self.n_inputs:
+            raise NotImplementedError(f"{verb} is not offered for a model that reads inputs")
+
+    def walks(self, data: Sequences) -> Sequences:
+        """The sequences through which particles are carried, frames in the same order."""
+        return data
+
+    def impute(
+        self,
+        X: Any,
+        lengths: Any = None,
+        *,
+        how: str = "mean",
+        n_samples: int | None = None,
+        random_state: Any = None,
+    ) -> Any:
+        """X with missing entries filled in given everything observed, the observed ones as they are: (n, D).
+
+        Rows stand as those of transform; a DataFrame gives a DataFrame with its index and columns.
+
+        Args:
+            how: "mean", the conditional expectation, as the mean of E p(x_t | z_t) over n_samples draws of the latents;
+                "sample", one draw of the latents and then of the entries.
+            n_samples: particles, and for the mean draws of the latents; self.n_samples without it.
+
+        Entries of a frame are taken as independent given z_t, which those of likelihood="made" are not.
+
+        Raises ValueError for another `how`, and for the mean of symbols, which have none.
+        """
+        self.require_plain("impute")
+        if how not in ("mean", "sample"):
+            raise ValueError(f"how={how!r}; it is 'mean' or 'sample'")
+        S = self.n_samples if n_samples is None else n_samples
+        require_whole(1, n_samples=S)
+        data = self.sequences(X, lengths)
+        if how == "mean" and self.likelihood == "categorical" and not data.observed.all():
+            raise ValueError("how='mean': what is missing are symbols, which have no mean; use 'sample'")
+        out, _ = Sequences.from_any(X, None if isinstance(X, Sequences) else lengths).stacked()
+        M, generator = S if how == "mean" else 1, self.generator(random_state)
+        filled = torch.zeros(data.x.shape)
+        data = self.prepared(self.walks(data))
+        with torch.no_grad():
+            for batch in few(data, MAX_VALUES // (S * M), with_holes(data)):
+                which, step = (batch.mask & ~batch.observed.all(-1)).nonzero(as_tuple=True)
+                z = smoothed_paths(self.module_, batch, M, S, generator)[:, which, step]
+                core = self.module_.core
+                frames = core.mean(z).mean(0) if how == "mean" else sample(core.decode(z[0]), generator)
+                values = torch.zeros_like(batch.x).index_put((which, step), frames)
+                data.unbatch(batch, values, filled)
+        return table(X, np.where(np.isnan(out), self.in_units(filled), out))
+
+    def anomaly_scores(self, X: Any, lengths: Any = None, *, n_samples: int | None = None) -> Any:
+        """−log p(x_t | x_{1:t-1}) in nats and the units of X, how surprising each frame was: (n,).
+
+        A particle filter's estimate: those of a sequence sum to minus its SMC bound, evaluate(method="smc"), so that on
+        the average they are too high, by less the more particles there are.  0 where nothing was observed.
+
+        Args:
+            n_samples: particles; self.n_samples without it.
+        """
+        S = self.n_samples if n_samples is None else n_samples
+        require_whole(1, n_samples=S)
+        raw = self.sequences(X, lengths)
+        fixed = torch.Generator().manual_seed(0)  # scores are repeatable
+        scores = smc_frames(self.module_, self.prepared(self.walks(raw)), fixed, S) - self.log_units(raw)
+        return self.like(X, -scores.numpy())
+
+
+class DeepForecaster(DeepImputer):
+    """The same, and forecasts, for models that know time."""
+
+    def forecast(
+        self,
+        X: Any,
+        lengths: Any = None,
+        *,
+        horizon: int = 1,
+        n_samples: int = 0,
+        quantiles: Any = LEVELS,
+        random_state: Any = None,
+    ) -> Forecast:
+        """The `horizon` frames after the end of every sequence, given all of it.
+
+        Everything is that of n_samples paths (1,000 unless more are asked for), but for state_probs, where states are
+        summed out.  Symbols have no mean, variance and quantiles; these are NaN.
+
+        Args:
+            horizon: H ≥ 1.
+            n_samples: paths x_{T+1:T+H} to give back.
+            quantiles: levels between 0 and 1.
+
+        Raises ValueError naming the argument.
+        """
+        self.require_plain("forecast")
+        require_whole(1, horizon=horizon)
+        require_whole(0, n_samples=n_samples)
+        levels = checked_levels(quantiles)
+        data = self.prepared(self.sequences(X, lengths))
+        n, generator = max(n_samples, DRAWS), self.generator(random_state)
+        paths = np.empty((n, len(data), horizon, self.width))
+        K = self.module_.n_components if isinstance(self.module_, WITH_STATES) else 0
+        probs = np.empty((len(data), horizon, K))
+        with torch.no_grad():
+            for batch in few(data, MAX_VALUES // n):
+                which = batch.which.cpu().numpy()
+                x, states = roll_on(self.module_, batch, horizon, n, generator)
+                paths[:, which] = self.in_units(x)
+                if states is not None:
+                    probs[which] = plain(states)
+        if self.likelihood == "categorical":
+            mean = variance = np.full(paths.shape[1:], np.nan)
+            values = np.full((len(data), len(levels), *paths.shape[2:]), np.nan)
+        else:
+            mean, variance = paths.mean(0), paths.var(0, ddof=1)
+            values = np.moveaxis(np.quantile(paths, levels, axis=0), 0, 1)
+        drawn = paths[:n_samples] if n_samples else None
+        known = probs if K else None
+        return Forecast(mean, variance, levels, values, drawn, known, tuple(names_of(X)), sequence_keys(X))
+
+
+def roll_on(
+    model: LatentModel, batch: Batch, horizon: int, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """n paths of x_{T+1:T+H} (n, B, H, D), and of models with states p(s_{T+h} | x_{1:T}) (B, H, K)."""
+    last, log_w = last_particles(model, batch, n, generator)
+    probs = None
+    if isinstance(model, WITH_STATES):
+        A = model.transition.log_transition().exp()
+        ahead = [(log_w.softmax(0)[..., None] * last[1].exp()).sum(0).to(A) @ A]
+        for _ in range(horizon - 1):
+            ahead.append(ahead[-1] @ A)
+        probs = torch.stack(ahead, 1)
+    # independent draws, so that any n_samples of the paths are as good as others
+    w = at(log_w.T.softmax(-1), generator)
+    index = torch.multinomial(w, n, replacement=True, generator=generator).T.to(log_w.device)
+    state = tuple(at_ancestors(part, index) for part in last)
+    path = []
+    for _ in range(horizon):
+        state = model.ahead(state, generator)
+        path.append(state[0])
+    return sample(model.core.decode(torch.stack(path, 2)), generator), probs
+
+
+def with_holes(data: Sequences) -> Tensor:
+    """Which sequences have missing entries."""
+    frames = (~data.observed).flatten(1).any(1)
+    owner = torch.arange(len(data), device=frames.device).repeat_interleave(data.lengths)
+    return owner[frames].unique()
+
+
+def few(data: Sequences, n: int, which: Tensor | None = None) -> Iterator[Batch]:
+    """Sequences of like length together, at most n (but at least one) at a time."""
+    index = torch.arange(len(data), device=data.x.device) if which is None else which
+    index = index[data.lengths[index].argsort(descending=True)]
+    for first in range(0, len(index), max(n, 1)):
+        yield data.batch(index[first : first + max(n, 1)])

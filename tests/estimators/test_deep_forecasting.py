@@ -1,0 +1,296 @@
+"""Forecasts, filled-in entries and scores of frames of the deep models, where everything is linear and Gaussian.
+
+Given a path of states all frames, those to come among them, are then one dense Gaussian, so that what is expected of
+the entries nobody saw, and how uncertain it is, follows from its conditional, summed over paths.  The encoders are
+wrong on purpose, and know nothing of which entries are missing: particles have to make up for both.
+"""
+
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from oracles import linear_gaussian_core, paths, walk_moments
+from scipy.stats import multivariate_normal
+
+from dbn_vae import VAE, VAEHMM, DeepMarkovModel, GaussianHMM, SwitchingDMM
+
+C = torch.tensor([[1.0, 0.5], [0.6, -1.2], [0.4, 0.55]]).double()
+D_OFFSET, SCALE = torch.tensor([0.3, -0.2, 0.1]).double(), torch.tensor([0.7, 0.7, 0.7]).double()
+C = C @ torch.linalg.inv(
+    torch.linalg.cholesky(C.T @ C).T
+)  # orthogonal columns, which diagonal evidence needs
+NAN = np.nan
+X = 2 + 3 * np.random.default_rng(1).normal(size=(7, 3)) * [1, 2, 0.5]
+X[1, 0] = X[2] = X[3, 1:] = X[6, 2] = NAN
+LENGTHS = [4, 1, 2]
+H = 2
+OPTIONS: dict[str, Any] = {
+    "hidden": (), "n_updates": 1, "n_pretrain": 1, "validation": 0, "random_state": 0, "device": "cpu",
+}  # fmt: skip
+MAKE = {
+    "vae": lambda: VAE(2, **OPTIONS),
+    "dmm": lambda: DeepMarkovModel(2, transition="linear", **OPTIONS),
+    "dmm-filtering": lambda: DeepMarkovModel(2, transition="linear", inference="product-filter", **OPTIONS),
+    "dmm-st": lambda: DeepMarkovModel(2, transition="linear", inference="ST-LR", n_hidden=4, **OPTIONS),
+    "vae-hmm": lambda: VAEHMM(2, 2, **OPTIONS),
+    "switching": lambda: SwitchingDMM(2, 2, **OPTIONS),
+}
+every = pytest.mark.parametrize("name", MAKE)
+timely = pytest.mark.parametrize("name", [name for name in MAKE if name != "vae"])
+
+
+@cache
+def fitted(name: str, sharper: float = -0.5) -> Any:
+    """A model with a linear decoder, an encoder somewhat off, and moves that differ; tests leave it as it is."""
+    model = MAKE[name]().fit(X, lengths=LENGTHS)
+    model.module_.core.load_state_dict(linear_gaussian_core(C, D_OFFSET, SCALE).state_dict())
+    module = model.module_
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        module.core.encoder[0].bias[2:] += sharper
+        moves = getattr(module, "moves", [getattr(module, "transition", None)] if "dmm" in name else [])
+        for move in moves:
+            move.weight.copy_(0.8 * torch.eye(2) + 0.3 * torch.randn(2, 2, generator=g))
+            move.bias.copy_(0.8 * torch.randn(2, generator=g))
+        if "dmm-st" in name:
+            module.recognition.head.bias[2:] = 1.5
+        for part in ("initial_mean", "mean"):
+            if hasattr(module, part):
+                getattr(module, part).copy_(torch.randn(getattr(module, part).shape, generator=g))
+        if name in ("vae-hmm", "switching"):
+            logits = torch.tensor([[0.7, 0.3], [0.4, 0.6]]).log()
+            module.transition.transition_logits.copy_(logits)
+    return model
+
+
+def dense(model: Any, T: int) -> list[tuple[float, np.ndarray, np.ndarray, np.ndarray]]:
+    """Of every path of states (T,): its log-probability, the path, and mean and covariance of all entries of x."""
+    module = model.module_
+    center, scale = model.center_.double(), model.scale_.double()
+    out = []
+    chained = hasattr(module, "n_components")
+    K = module.n_components if chained else 1
+    pi, A = (model.startprob_, model.transmat_) if chained else (np.ones(1), np.ones((1, 1)))
+    for path in paths(T, K):
+        if isinstance(model, VAE | VAEHMM):
+            zero = torch.zeros(1, 2)
+            mean = module.mean.detach()[path] if chained else zero.expand(T, 2)
+            var = (2 * module.log_scale.detach()).exp()[path] if chained else torch.ones(T, 2)
+            cov = torch.einsum("tz,tu,zw->tzuw", var, torch.eye(T), torch.eye(2))
+        else:
+            moves = list(module.moves) if chained else [module.transition]
+            first = module.initial_mean.detach().view(-1, 2)[path[0]]
+            width = (2 * module.initial_log_scale.detach()).exp().view(-1, 2)[path[0]].diag()
+            steps = [
+                (moves[k].weight.detach(), moves[k].bias.detach(), moves[k](first).variance.detach().diag())
+                for k in path[1:]
+            ]
+            mean, cov = walk_moments((first, width), steps)
+        mean, cov = mean.double(), cov.double()
+        W, d = scale[:, None] * C, center + scale * D_OFFSET
+        full = torch.einsum("dz,tzuw,ew->tdue", W, cov, W)
+        full = full + torch.einsum("tu,de->tdue", torch.eye(T).double(), (scale * SCALE).square().diag())
+        log_p = np.log(pi[path[0]]) + sum(np.log(A[i, j]) for i, j in pairwise(path))
+        out.append((log_p, path.numpy(), (mean @ W.T + d).flatten().numpy(), full.reshape(3 * T, -1).numpy()))
+    return out
+
+
+def exact(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """E and Var of every entry (T, 3), and p(s_t) (T, K), given those that are not NaN; and log p of these."""
+    seen = ~np.isnan(x).ravel()
+    weights, means, variances, every_path = [], [], [], []
+    for log_p, path, mean, cov in dense(model, len(x)):
+        o = x.ravel()[seen]
+        gain = np.linalg.solve(cov[seen][:, seen], cov[seen]).T
+        weights.append(
+            log_p + (multivariate_normal(mean[seen], cov[seen][:, seen]).logpdf(o) if len(o) else 0)
+        )
+        means.append(mean + gain @ (o - mean[seen]))
+        variances.append(np.diag(cov) - (gain * cov[:, seen]).sum(1))
+        every_path.append(path)
+    total = np.logaddexp.reduce(weights)
+    w = np.exp(np.array(weights) - total)
+    mean = w @ np.stack(means)
+    variance = w @ (np.stack(variances) + (np.stack(means) - mean) ** 2)
+    K = max(p.max() for p in every_path) + 1
+    probs = np.stack([w @ (np.stack(every_path) == k) for k in range(K)], -1)
+    return mean.reshape(x.shape), variance.reshape(x.shape), probs, float(total)
+
+
+def parts(values: np.ndarray) -> list[np.ndarray]:
+    return np.split(values, np.cumsum(LENGTHS)[:-1])
+
+
+@timely
+def test_a_forecast_is_the_conditional_of_frames_to_come(name: str) -> None:
+    model, n = fitted(name), 6000
+    f = model.forecast(X, LENGTHS, horizon=H, n_samples=n, quantiles=(0.25, 0.75), random_state=0)
+    assert f.samples.shape == (n, 3, H, 3)
+    assert_allclose(f.mean, f.samples.mean(0))
+    for b, x in enumerate(parts(X)):
+        mean, variance, probs, _ = (
+            v if np.ndim(v) == 0 else v[-H:] for v in exact(model, np.r_[x, np.full((H, 3), NAN)])
+        )
+        assert (abs(f.mean[b] - mean) < 5 * np.sqrt(2 * variance / n)).all(), b
+        assert_allclose(f.variance[b], variance, rtol=5 * np.sqrt(2 * 2 / n))
+        between = ((f.samples[:, b] > f.quantiles[b, 0]) & (f.samples[:, b] < f.quantiles[b, 1])).mean(0)
+        assert_allclose(between, 0.5, atol=1e-3)
+        if f.state_probs is not None:
+            assert_allclose(f.state_probs[b], probs, atol=0.03)
+    assert (f.state_probs is None) == ("dmm" in name)
+
+
+@timely
+def test_frames_of_a_path_belong_together(name: str) -> None:
+    """The covariance of consecutive frames to come, which no marginal shows."""
+    model, n = fitted(name), 6000
+    f = model.forecast(X[:1], horizon=H, n_samples=n, random_state=0)
+    drawn = f.samples[:, 0].reshape(n, -1)
+    means, second = np.zeros(6), np.zeros((6, 6))
+    x = X[:1].ravel()
+    branches = dense(model, 1 + H)
+    log_w = [p + multivariate_normal(m[:3], S[:3, :3]).logpdf(x) for p, _, m, S in branches]
+    for w, (_, _, m, S) in zip(np.exp(log_w - np.logaddexp.reduce(log_w)), branches, strict=True):
+        gain = np.linalg.solve(S[:3, :3], S[:3, 3:]).T
+        mean = m[3:] + gain @ (x - m[:3])
+        means += w * mean
+        second += w * (S[3:, 3:] - gain @ S[:3, 3:] + np.outer(mean, mean))
+    cov = second - np.outer(means, means)
+    spread = np.sqrt(np.diag(cov))
+    assert abs(np.cov(drawn.T) - cov).max() < 5 * 2 / np.sqrt(n) * (spread[:, None] * spread).max()
+    if name != "vae-hmm":
+        assert abs(cov[:3, 3:] / spread[:3, None] / spread[3:]).max() > 0.2, "this would show nothing"
+
+
+@every
+def test_what_is_filled_in_is_the_conditional_expectation(name: str) -> None:
+    model, S = fitted(name), 1000
+    filled = model.impute(X, LENGTHS, n_samples=S, random_state=0)
+    missing = np.isnan(X)
+    assert filled.dtype == np.float64
+    assert_array_equal(filled[~missing], X[~missing])
+    x = [row[None] for row in X] if name == "vae" else parts(X)
+    mean, variance = (np.concatenate(v) for v in zip(*(exact(model, part)[:2] for part in x), strict=True))
+    assert (abs(filled - mean)[missing] < 5 * np.sqrt(4 * variance[missing] / S)).all()
+    # the encoder alone, which takes a missing entry for a mean one, would not do
+    partly = missing & ~missing.all(1, keepdims=True)
+    alone = abs(model.reconstruct(X, LENGTHS) - mean)[partly]
+    assert abs(filled - mean)[partly].mean() < 0.5 * alone.mean()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MAKE if name != "dmm-st"]
+)  # which would take many more particles
+def test_drawn_entries_have_the_conditional_mean_and_variance(name: str) -> None:
+    model, n = fitted(name), 3000
+    x = X[:4]
+    drawn = model.impute([x] * n, how="sample", n_samples=60, random_state=0).reshape(n, 4, 3)
+    missing = np.isnan(x)
+    assert (drawn[:, ~missing] == x[~missing]).all()
+    found = [exact(model, part)[:2] for part in ([row[None] for row in x] if name == "vae" else [x])]
+    mean, variance = (np.concatenate(v)[missing] for v in zip(*found, strict=True))
+    values = drawn[:, missing]
+    assert (abs(values.mean(0) - mean) < 5 * np.sqrt(variance / n) + 0.03 * np.sqrt(variance)).all()
+    assert_allclose(values.var(0), variance, rtol=5 * np.sqrt(2 / n) + 0.03)
+
+
+@every
+def test_scores_of_frames_are_the_growth_of_log_p(name: str) -> None:
+    model = fitted(name)
+    scores = model.anomaly_scores(X, LENGTHS, n_samples=2000)
+    assert scores.shape == (7,) and scores[2] == pytest.approx(0, abs=0.05 if "dmm-st" not in name else 0.3)
+    if name == "vae":
+        truth = [exact(model, row[None])[3] for row in X]
+    else:
+        truth = [np.diff([exact(model, x[:t])[3] if t else 0.0 for t in range(len(x) + 1)]) for x in parts(X)]
+        bound = model.evaluate(X, LENGTHS, method="smc", n_samples=2000).per_sequence
+        assert_allclose([s.sum() for s in parts(scores)], -bound, rtol=1e-5)
+    assert_allclose(scores, -np.concatenate([np.atleast_1d(t) for t in truth]), atol=0.25)
+    assert_array_equal(scores, model.anomaly_scores(X, LENGTHS, n_samples=2000))
+
+
+# -- the same promises as the classical verbs
+
+
+def test_rows_columns_and_sequences_keep_their_names() -> None:
+    index = pd.MultiIndex.from_arrays([list("aaaabcc"), range(7)])
+    frame = pd.DataFrame(X, index, ["x", "y", "w"])
+    for name in ("dmm", "vae"):
+        model = MAKE[name]().fit(frame)
+        filled = model.impute(frame, random_state=0)
+        assert filled.index.equals(index) and filled.columns.equals(frame.columns)
+        assert_array_equal(filled, model.impute(X, LENGTHS, random_state=0))
+        assert model.anomaly_scores(frame).index.equals(index)
+    f = MAKE["dmm"]().fit(frame).forecast(frame, horizon=2)
+    assert f.to_frame().index.tolist() == [(s, h) for s in "abc" for h in (1, 2)]
+    assert f.names == ("x", "y", "w") and f.samples is None
+
+
+def test_what_cannot_be_asked() -> None:
+    model = fitted("dmm")
+    for wrong, message in (
+        ({"horizon": 0}, "horizon=0; it must be a whole number from 1"),
+        ({"n_samples": -1}, "n_samples=-1"),
+        ({"quantiles": (0.5, 1.0)}, r"quantiles=\(0.5, 1.0\); they are levels between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.forecast(X, LENGTHS, **wrong)
+    with pytest.raises(ValueError, match="how='viterbi'; it is 'mean' or 'sample'"):
+        model.impute(X, LENGTHS, how="viterbi")
+    for ask in (model.impute, model.anomaly_scores):
+        with pytest.raises(ValueError, match="n_samples=0; it must be a whole number from 1"):
+            ask(X, LENGTHS, n_samples=0)
+    with pytest.raises(ValueError, match="X has 2 features"):
+        model.impute(X[:, :2], LENGTHS)
+    assert not hasattr(VAE, "forecast")
+
+
+@pytest.mark.parametrize("kind", [VAE, VAEHMM, DeepMarkovModel, SwitchingDMM])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "made", "poisson", "student-t"])
+def test_every_likelihood_is_filled_in_with_what_it_can_give(kind: Any, likelihood: str) -> None:
+    whole = np.random.default_rng(0).integers(0, 2, (7, 3)).astype(float)
+    holes = np.where(np.isnan(X), NAN, whole)
+    model = kind(n_latent=2, likelihood=likelihood, **OPTIONS | {"n_samples": 5}).fit(holes, lengths=LENGTHS)
+    drawn = model.impute(holes, LENGTHS, how="sample", random_state=0)
+    assert_array_equal(drawn[~np.isnan(X)], whole[~np.isnan(X)])
+    if likelihood == "student-t":
+        assert np.isfinite(drawn).all()
+    else:
+        assert np.isin(drawn, range(20) if likelihood == "poisson" else (0, 1)).all()
+    assert_array_equal(model.impute(whole, LENGTHS), whole)
+    if likelihood == "categorical":
+        with pytest.raises(ValueError, match="symbols, which have no mean; use 'sample'"):
+            model.impute(holes, LENGTHS)
+    else:
+        assert np.isfinite(model.impute(holes, LENGTHS, random_state=0)).all()
+    assert np.isfinite(model.anomaly_scores(holes, LENGTHS)).all()
+    if kind is not VAE:
+        f = model.forecast(holes, LENGTHS, n_samples=3, random_state=0)
+        assert np.isnan(f.mean).all() == (likelihood == "categorical") and np.isfinite(f.samples).all()
+
+
+def test_classical_scores_of_frames_are_the_growth_of_log_p() -> None:
+    model = GaussianHMM(2, random_state=0, n_iter=3, min_covar=0.1).fit(X, lengths=LENGTHS)
+    scores = model.anomaly_scores(X, LENGTHS)
+    growth = [np.diff([model.score(x[:t]) if t else 0.0 for t in range(len(x) + 1)]) for x in parts(X)]
+    assert_allclose(scores, -np.concatenate(growth), atol=1e-9)
+    assert scores[2] == pytest.approx(0, abs=1e-12)
+
+
+# -- frames that nobody saw, while learning
+
+
+def test_frames_that_nobody_saw_do_not_draw_a_vae_hmms_states_to_the_origin() -> None:
+    """Its first HMM is fitted to latents, and a frame that was not seen has none."""
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(80, 3)) + np.repeat(rng.choice([-6, 6], 20), 4)[:, None]
+    options = OPTIONS | {"n_pretrain": 0, "n_updates": 0}
+    alone = VAEHMM(2, 2, **options).fit([seen]).module_.mean.detach()
+    beside = VAEHMM(2, 2, **options).fit([seen, np.full((300, 3), NAN)]).module_.mean.detach()
+    order = [v[v[:, 0].argsort()] for v in (alone, beside)]
+    torch.testing.assert_close(order[1], order[0], rtol=0, atol=0.02)
