@@ -16,9 +16,10 @@ class Bernoulli(Emission, ClosedForm):
     Args:
         probs: (K, D) probability of a 1.
         ones, zeros: Beta prior, log p = (ones − 1) log p + (zeros − 1) log (1 − p); (1, 1) is maximum likelihood.
+            Numbers, or tensors that broadcast to (K, D).
     """
 
-    def __init__(self, probs: Tensor, ones: float = 1.0, zeros: float = 1.0) -> None:
+    def __init__(self, probs: Tensor, ones: Tensor | float = 1.0, zeros: Tensor | float = 1.0) -> None:
         super().__init__()
         self.n_components, self.n_features = probs.shape
         self.logits = nn.Parameter(probs.logit())
@@ -31,10 +32,13 @@ class Bernoulli(Emission, ClosedForm):
         return TorchBernoulli(probs=self.probs(), validate_args=False)
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
-        one, zero = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
-        # chosen, not multiplied: 0 · log 0 would be NaN where a probability is exactly 0 or 1
-        entry = torch.where(x[..., None, :] > 0.5, one, zero)
-        return torch.where(observed[..., None, :], entry, 0.0).sum(-1)
+        # one product for all states: a table (..., K, D) would be D times as large as the answer
+        logs = torch.cat([F.logsigmoid(self.logits), F.logsigmoid(-self.logits)], -1)
+        yes = x > 0.5
+        entries = torch.cat([yes & observed, ~yes & observed], -1).to(logs.dtype)
+        lowest = torch.finfo(logs.dtype).min / 2  # stands for −inf, since 0 · −inf is NaN
+        total = F.linear(entries, logs.clamp_min(lowest))
+        return total.masked_fill(total < lowest / 2, -torch.inf)
 
     def check(self, x: Tensor, observed: Tensor) -> None:
         binary = (x == 0) | (x == 1)
@@ -55,12 +59,12 @@ class Bernoulli(Emission, ClosedForm):
 
     def log_prior(self) -> Tensor:
         one, zero = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
-        weight = torch.tensor([self.ones - 1, self.zeros - 1], dtype=one.dtype)
-        # a factor of 0 must win over a log of −inf
-        return sum(
-            ((w * v).sum() for w, v in zip(weight, (one, zero), strict=True) if w != 0),
-            start=one.new_zeros(()),
+        weights = (
+            torch.as_tensor(n - 1, dtype=one.dtype, device=one.device) for n in (self.ones, self.zeros)
         )
+        # a factor of 0 must win over a log of −inf
+        terms = [torch.where(w == 0, 0.0, w * v).sum() for w, v in zip(weights, (one, zero), strict=True)]
+        return terms[0] + terms[1]
 
     def n_free(self) -> int:
         return 0 if "probs" in self.frozen else self.logits.numel()

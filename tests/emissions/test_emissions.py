@@ -972,6 +972,18 @@ def test_a_bernoulli_entry_is_a_categorical_of_two_symbols():
     close(bernoulli.probs(), categorical.probs()[:, 1:], **EXACT)
 
 
+def test_a_bernoulli_prior_of_its_own_for_every_entry_is_that_of_each_alone():
+    ones, zeros = torch.tensor([[1.0, 2.5], [3.0, 1.0]]).double()
+    x = torch.tensor([[0, 0], [1, 1], [0, 1], [0, 1]]).double()
+    weights, seen = COMPLETE[2][:4], torch.ones_like(x, dtype=torch.bool)
+    both = Bernoulli(PROBS[:, :2], ones, zeros)
+    alone = [Bernoulli(PROBS[:, [d]], ones[d].item(), zeros[d].item()) for d in range(2)]
+    close(both.log_prior(), alone[0].log_prior() + alone[1].log_prior(), **EXACT)
+    for emission, columns in ((both, [0, 1]), (alone[0], [0]), (alone[1], [1])):
+        emission.maximize(*emission.statistics(x[:, columns], seen[:, columns], weights))
+    close(both.probs(), torch.cat([e.probs() for e in alone], 1), **EXACT)
+
+
 # Support
 
 REFUSED = [
