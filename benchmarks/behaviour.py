@@ -53,7 +53,7 @@ def switching(seed: int, quick: bool) -> SwitchingDMM:
 
 
 def started(seed: int, quick: bool) -> SwitchingDMM:
-    updates = {"n_updates": 5, "n_imitate": 30} if quick else {"n_updates": 100}
+    updates = {"n_updates": 5} if quick else {"n_updates": 100}
     return StartedSwitchingDMM(
         K, 12, order=0, n_pretrain=0, warm_up=0, batch_size=32, validation=0, random_state=seed, **updates
     )

@@ -10,14 +10,11 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from dbn_vae import EmissionHMM, GaussianHMM, SwitchingDMM
-from dbn_vae.distributions import log_normal, normal
+from dbn_vae.aevb import AEVB
 from dbn_vae.emissions import Autoregressive
-from dbn_vae.inference import filter as filtered
 from dbn_vae.models.base import LatentModel
-from dbn_vae.models.hmm import state_chain
 from dbn_vae.models.switching_dmm import SwitchingDMM as Module
-from dbn_vae.models.switching_dmm import match_moments
-from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.sequences import Sequences
 from dbn_vae.transitions.sticky import sticky
 
 
@@ -39,14 +36,13 @@ class StartedSwitchingDMM(SwitchingDMM):
 
     z_t begins as the last p frames, (y_t, …, y_{t-p+1}) with y the first n_latent / p principal components of the
     frames (all of them, where that is their number), and the moves as the companion matrices of an AR(p)-HMM of y.
-    Then the core and q learn to see these paths, for now taken as known: Σ_t log p(x_t | z_t) + log q(z_t | z_{t-1}, x)
-    ascends.  Joint training follows.  With order 0 the HMM is a Gaussian one, and every move begins
-    by forgetting z: W = 0.
+    The core learns to tell y_t from x_t and back; then joint training follows.  With order 0 the HMM is a Gaussian one,
+    and every move begins by forgetting z: W = 0.
     """
 
     order: int = 1
     n_init: int = 4
-    n_imitate: int = 300
+    n_teach: int = 300
     copy_noise: float = 0.2  # of the copies of earlier frames, as a share of the innovations' sd
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
@@ -60,14 +56,18 @@ class StartedSwitchingDMM(SwitchingDMM):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
             hmm.fit(y.double().numpy(), lengths=data.lengths.numpy(), labels=labels)
-        noise = self.copy_noise * adopt(model, dynamics(hmm), self.copy_noise)
+        start = dynamics(hmm)
+        sd = (
+            start.variance.mean(0).sqrt() / 2
+        ).float()  # half an innovation: how well one frame shall tell y_t
+        adopt(model, start, 1 / sd.square(), self.copy_noise)
         paths = embedded(y, data, p)
-        first = paths[:, 0]
+        first = paths[data.starts]
         with torch.no_grad():
             model.initial_mean.copy_(first.mean(0).expand_as(model.initial_mean))
             spread = first.std(0) if len(first) > 2 else torch.ones_like(first[0])
             model.initial_log_scale.copy_(spread.clamp_min(0.1).log().expand_as(model.initial_log_scale))
-        imitate(model, data, paths, self.n_imitate, noise, generator)
+        teach(model.core, data, paths, self.n_teach, sd, generator)
 
     def first_model(self, n_features: int) -> Any:
         if self.order:
@@ -86,6 +86,7 @@ class Dynamics(NamedTuple):
     log_transition: Tensor  # (K, K)
 
 
+@torch.no_grad()
 def dynamics(hmm: EmissionHMM | GaussianHMM) -> Dynamics:
     model = hmm.model_ if isinstance(hmm, EmissionHMM) else hmm.build()
     emission, chain = model.emission, model.transition
@@ -110,15 +111,15 @@ def components(x: Tensor, n: int) -> Tensor:
 
 
 def embedded(y: Tensor, data: Sequences, order: int) -> Tensor:
-    """(y_t, …, y_{t-p+1}), the first frame repeated before the start; padded: (B, T, p D)."""
-    y = data.replace(x=y, observed=torch.ones_like(y, dtype=torch.bool)).batch().x
-    lags = [torch.cat([y[:, :1].expand(-1, lag, -1), y], 1)[:, : y.shape[1]] for lag in range(order)]
-    return torch.cat(lags, -1)
+    """(y_t, …, y_{t-p+1}), the first frame repeated before the start: (N, p D)."""
+    row = torch.arange(len(y))
+    step = row - data.starts.repeat_interleave(data.lengths)
+    return torch.cat([y[row - step.clamp_max(lag)] for lag in range(order)], 1)
 
 
 @torch.no_grad()
-def adopt(model: Module, start: Dynamics, copy_noise: float) -> Tensor:
-    """π and A, and every state's autoregression in companion form; gives the innovations' sd (p D,)."""
+def adopt(model: Module, start: Dynamics, precision: Tensor, copy_noise: float) -> None:
+    """π and A, every state's autoregression in companion form, and the precision (D,) of the evidence of y_t."""
     p, D = start.coefficients.shape[1:3]
     typical = start.variance.mean(0)
     for k, move in enumerate(model.moves):
@@ -131,39 +132,30 @@ def adopt(model: Module, start: Dynamics, copy_noise: float) -> Tensor:
         move.raw_variance.copy_(spread.expm1().log())
     evidence = model.core.encoder[-1].bias[-p * D :]  # of z it shall see y_t well, and nothing of the copies
     evidence.fill_(-5.0)
-    evidence[:D] = 4 / typical
+    evidence[:D] = precision
     model.transition.initial_logits.copy_(start.log_initial.clamp_min(-10))
     model.transition.transition_logits.copy_(start.log_transition.clamp_min(-10))
-    return typical.sqrt().repeat(p).float()
 
 
-def imitate(
-    model: Module, data: Sequences, paths: Tensor, n_updates: int, noise: Tensor, generator: torch.Generator
+def teach(
+    core: AEVB, data: Sequences, paths: Tensor, n_updates: int, sd: Tensor, generator: torch.Generator
 ) -> None:
-    """Teach the core and q to see z, given its paths (B, T, Z): maximum likelihood of complete data."""
-    learners = [*model.core.parameters(), *model.recognition.parameters()]
-    optimizer = torch.optim.Adam(learners, 3e-3, fused=True)
+    """Show a core z_t (N, Z) for each frame: the decoder learns x_t, and the encoder where the evidence of y_t lies.
+
+    sd: (D,) of what z_t may still be off; y_t is the first D entries of z_t.
+    """
+    optimizer = torch.optim.Adam(core.parameters(), 1e-2, fused=True)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_updates)
+    D = len(sd)
     for _ in range(n_updates):
-        which = torch.randperm(len(data), generator=generator)[:32].sort().values
-        batch = data.batch(which)
-        z = paths[which, : batch.x.shape[1]]
-        z = z + noise * torch.randn(z.shape, generator=generator)
-        seen = log_normal(z, taught(model, batch, z)) + model.core.log_likelihood(batch.x, batch.observed, z)
-        loss = -(seen * batch.mask).sum() / batch.mask.sum()
+        which = torch.randint(len(paths), (512,), generator=generator)
+        x, seen, z = data.x[which], data.observed[which], paths[which]
+        y = z[:, :D]
+        z = torch.cat([y + sd * torch.randn(y.shape, generator=generator), z[:, D:]], 1)
+        location = core.encoder(core.likelihood.features(x))[:, :D]
+        loss = ((location - y) / sd).square().mean() - core.log_likelihood(x, seen, z).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learners, 10.0)
+        torch.nn.utils.clip_grad_norm_(core.parameters(), 10.0)
         optimizer.step()
-
-
-def taught(model: Module, batch: Batch, z: Tensor) -> torch.distributions.Normal:
-    """q(z_t | z_{t-1}, x) along given paths (B, T, Z), all steps at once."""
-    with torch.no_grad():
-        chain = state_chain(model.transition, model.state_potential(z[None])[0], batch)
-        belief = filtered(chain).probs[:, :-1] @ model.transition.log_transition().exp()
-        belief = torch.cat([model.transition.log_initial().exp().expand(len(z), 1, -1), belief], 1)
-        first, later = model.initial(z[:, :1]), model.move(z[:, :-1])
-        each = normal(torch.cat([first.mean, later.mean], 1), torch.cat([first.scale, later.scale], 1))
-        prediction = match_moments(belief, each)
-    last = torch.cat([torch.zeros_like(z[:, :1]), z[:, :-1]], 1)
-    return model.recognition.step(prediction, last, model.recognition.context(model.core, batch))
+        decay.step()

@@ -69,7 +69,7 @@ def plain(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
 
 
 def started(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
-    updates = {"n_updates": 20, "n_imitate": 100} if quick else {"n_updates": 200}
+    updates = {"n_updates": 20} if quick else {"n_updates": 200}
     return StartedSwitchingDMM(
         case.n_states,
         case.n_latent,
