@@ -101,14 +101,13 @@ def sequences(x: np.ndarray) -> Sequences:
     return Sequences.from_any(x, dtype=torch.float32)
 
 
-UNIT = math.sqrt(
-    20
-)  # the networks see z and x in this unit, so that the factor stays 1/2; the table has theirs
+# The networks see z and x in this unit, so that the factor stays 1/2; the table has the data's own.
+UNIT = math.sqrt(20)
 
 
 def linear(seed: int, quick: bool, rows: Rows) -> None:
     rng = np.random.default_rng([seed, 0])
-    n_train, n_test, updates = (500, 100, 150) if quick else (2000, 400, 1500)
+    n_train, n_test, updates = (500, 50, 100) if quick else (2000, 200, 800)
     truth = {"w": 1.0, "b": 0.05, "Q": 10.0, "R": 20.0}
     z, x = linear_data(n_train + n_test, truth, rng)
     transition, decoder = Linear(1, 0.5), Half(0.5, learnt=True)
@@ -186,14 +185,10 @@ class SineTanh(Conditional):
 
 
 def non_linear(seed: int, quick: bool, rows: Rows) -> None:
-    n_train, n_test, updates = (500, 100, 150) if quick else (2000, 400, 1000)
-    generator = torch.Generator().manual_seed(seed)
-    scale = math.sqrt(0.1)
-    truth = model_of(SineTanh(0.5, -0.1), Half(scale, learnt=False), 2, seed)
-    draws = [truth.sample(25, generator)[0] for _ in range(n_train + n_test)]
-    x = torch.stack(draws).numpy()
+    n_train, n_test, updates = (500, 50, 100) if quick else (2000, 200, 500)
+    x = non_linear_data(n_train + n_test, np.random.default_rng([seed, 1]))
     transition = SineTanh(0.0, 0.3)  # away from both
-    model = model_of(transition, Half(scale, learnt=False), 2, seed + 1)
+    model = model_of(transition, Half(math.sqrt(0.1), learnt=False), 2, seed)
     climb(model, sequences(x[:n_train]), updates, seed)
     report(rows, "non-linear", seed, Found("α", 0.5, float(transition.alpha.detach()), 0.03))
     report(rows, "non-linear", seed, Found("β", -0.1, float(transition.beta.detach()), 0.03))
@@ -207,6 +202,17 @@ def non_linear(seed: int, quick: bool, rows: Rows) -> None:
         report(
             rows, "non-linear", seed, Found(f"{kind}; truth: SMC bound, S = 1000", best, value, 0.02), error
         )
+
+
+def non_linear_data(n: int, rng: np.random.Generator) -> np.ndarray:
+    z = [rng.standard_normal((n, 2))]
+    for _ in range(24):
+        a, b = z[-1].T
+        z.append(
+            np.stack([a / 5 + np.tanh(0.5 * b), b / 5 + np.sin(-0.1 * a)], 1) + rng.standard_normal((n, 2))
+        )
+    path = np.stack(z, 1)
+    return path / 2 + math.sqrt(0.1) * rng.standard_normal(path.shape)
 
 
 # -- a VAE-HMM with a known map

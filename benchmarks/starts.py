@@ -1,5 +1,6 @@
 """A start for switching deep Markov models: the dynamics that an HMM of the frames has found."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,17 +39,21 @@ class StartedSwitchingDMM(SwitchingDMM):
     frames (all of them, where that is their number), and the moves as the companion matrices of an AR(p)-HMM of y.
     The core learns to tell y_t from x_t and back; then joint training follows.  With order 0 the HMM is a Gaussian one,
     and every move begins by forgetting z: W = 0.
+
+    n_free latents more have no meaning at the start: they stay where they are, nearly, and push y a little, each state
+    in a direction of its own.  Training may make of them what a sequence has of its own, such as a speed.
     """
 
     order: int = 1
     n_init: int = 4
+    n_free: int = 0
     n_teach: int = 300
     copy_noise: float = 0.2  # of the copies of earlier frames, as a share of the innovations' sd
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         assert isinstance(model, Module)
         p = max(self.order, 1)
-        y = components(data.x, self.n_latent // p)
+        y = components(data.x, (self.n_latent - self.n_free) // p)
         hmm = self.first_model(y.shape[1])
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm.set_params(random_state=seed, n_init=self.n_init)
@@ -61,13 +66,25 @@ class StartedSwitchingDMM(SwitchingDMM):
             start.variance.mean(0).sqrt() / 2
         ).float()  # half an innovation: how well one frame shall tell y_t
         adopt(model, start, 1 / sd.square(), self.copy_noise)
+        self.free(model, sd, generator)
         paths = embedded(y, data, p)
+        paths = torch.cat([paths, torch.randn(len(paths), self.n_free, generator=generator)], 1)
         first = paths[data.starts]
         with torch.no_grad():
             model.initial_mean.copy_(first.mean(0).expand_as(model.initial_mean))
             spread = first.std(0) if len(first) > 2 else torch.ones_like(first[0])
             model.initial_log_scale.copy_(spread.clamp_min(0.1).log().expand_as(model.initial_log_scale))
         teach(model.core, data, paths, self.n_teach, sd, generator)
+
+    @torch.no_grad()
+    def free(self, model: Module, sd: Tensor, generator: torch.Generator) -> None:
+        """The moves of the latents without a meaning."""
+        D, own = len(sd), self.n_latent - self.n_free
+        for move in model.moves:
+            push = torch.randn(D, self.n_free, generator=generator)
+            move.weight[:D, own:] = 0.5 * sd[:, None] * push
+            move.weight[own:, own:] = torch.eye(self.n_free)
+            move.raw_variance[own:] = math.log(math.expm1(0.05**2))
 
     def first_model(self, n_features: int) -> Any:
         if self.order:
@@ -121,17 +138,17 @@ def embedded(y: Tensor, data: Sequences, order: int) -> Tensor:
 def adopt(model: Module, start: Dynamics, precision: Tensor, copy_noise: float) -> None:
     """π and A, every state's autoregression in companion form, and the precision (D,) of the evidence of y_t."""
     p, D = start.coefficients.shape[1:3]
-    typical = start.variance.mean(0)
+    own, typical = p * D, start.variance.mean(0)
     for k, move in enumerate(model.moves):
         move.weight.zero_()
-        move.weight[:D] = start.coefficients[k].transpose(0, 1).reshape(D, p * D)
-        move.weight[D:, :-D] += torch.eye((p - 1) * D)
+        move.weight[:D, :own] = start.coefficients[k].transpose(0, 1).reshape(D, own)
+        move.weight[D:own, : own - D] += torch.eye(own - D)
         move.bias.zero_()
         move.bias[:D] = start.intercept[k]
         spread = torch.cat([start.variance[k], (copy_noise**2 * typical).repeat(p - 1)])
-        move.raw_variance.copy_(spread.expm1().log())
-    evidence = model.core.encoder[-1].bias[-p * D :]  # of z it shall see y_t well, and nothing of the copies
-    evidence.fill_(-5.0)
+        move.raw_variance[:own] = spread.expm1().log()
+    evidence = model.core.encoder[-1].bias[len(model.moves[0].bias) :]
+    evidence.fill_(-5.0)  # of z it shall see y_t well, and at first nothing of the copies
     evidence[:D] = precision
     model.transition.initial_logits.copy_(start.log_initial.clamp_min(-10))
     model.transition.transition_logits.copy_(start.log_transition.clamp_min(-10))
