@@ -40,20 +40,20 @@ class StartedSwitchingDMM(SwitchingDMM):
     The core learns to tell y_t from x_t and back; then joint training follows.  With order 0 the HMM is a Gaussian one,
     and every move begins by forgetting z: W = 0.
 
-    n_free latents more have no meaning at the start: they stay where they are, nearly, and push y a little, each state
-    in a direction of its own.  Training may make of them what a sequence has of its own, such as a speed.
+    With strength there is one latent u more, which stays where it is, nearly: every sequence has its own strength of
+    what tells the intercepts of the states apart, b_k + ½ u (b_k − mean b) in place of b_k.
     """
 
     order: int = 1
     n_init: int = 4
-    n_free: int = 0
+    strength: bool = False
     n_teach: int = 300
     copy_noise: float = 0.2  # of the copies of earlier frames, as a share of the innovations' sd
 
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         assert isinstance(model, Module)
         p = max(self.order, 1)
-        y = components(data.x, (self.n_latent - self.n_free) // p)
+        y = components(data.x, (self.n_latent - self.strength) // p)
         hmm = self.first_model(y.shape[1])
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm.set_params(random_state=seed, n_init=self.n_init)
@@ -64,27 +64,17 @@ class StartedSwitchingDMM(SwitchingDMM):
         start = dynamics(hmm)
         sd = (
             start.variance.mean(0).sqrt() / 2
-        ).float()  # half an innovation: how well one frame shall tell y_t
+        ).float()  # half an innovation: how well a frame shall tell y_t
         adopt(model, start, 1 / sd.square(), self.copy_noise)
-        self.free(model, sd, generator)
         paths = embedded(y, data, p)
-        paths = torch.cat([paths, torch.randn(len(paths), self.n_free, generator=generator)], 1)
+        if self.strength:
+            paths = torch.cat([paths, torch.randn(len(paths), 1, generator=generator)], 1)
         first = paths[data.starts]
         with torch.no_grad():
             model.initial_mean.copy_(first.mean(0).expand_as(model.initial_mean))
             spread = first.std(0) if len(first) > 2 else torch.ones_like(first[0])
             model.initial_log_scale.copy_(spread.clamp_min(0.1).log().expand_as(model.initial_log_scale))
         teach(model.core, data, paths, self.n_teach, sd, generator)
-
-    @torch.no_grad()
-    def free(self, model: Module, sd: Tensor, generator: torch.Generator) -> None:
-        """The moves of the latents without a meaning."""
-        D, own = len(sd), self.n_latent - self.n_free
-        for move in model.moves:
-            push = torch.randn(D, self.n_free, generator=generator)
-            move.weight[:D, own:] = 0.5 * sd[:, None] * push
-            move.weight[own:, own:] = torch.eye(self.n_free)
-            move.raw_variance[own:] = math.log(math.expm1(0.05**2))
 
     def first_model(self, n_features: int) -> Any:
         if self.order:
@@ -147,6 +137,10 @@ def adopt(model: Module, start: Dynamics, precision: Tensor, copy_noise: float) 
         move.bias[:D] = start.intercept[k]
         spread = torch.cat([start.variance[k], (copy_noise**2 * typical).repeat(p - 1)])
         move.raw_variance[:own] = spread.expm1().log()
+        if len(move.bias) > own:
+            move.weight[:D, own] = (start.intercept[k] - start.intercept.mean(0)) / 2
+            move.weight[own, own] = 1.0
+            move.raw_variance[own] = math.log(math.expm1(0.05**2))
     evidence = model.core.encoder[-1].bias[len(model.moves[0].bias) :]
     evidence.fill_(-5.0)  # of z it shall see y_t well, and at first nothing of the copies
     evidence[:D] = precision

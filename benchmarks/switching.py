@@ -28,16 +28,18 @@ class Case(NamedTuple):
     draw: Callable[..., tuple[np.ndarray, np.ndarray]]
     n_states: int
     n_steps: int
-    order: int  # of the autoregression that the start of the switching model reads
-    n_latent: int
+    order: int  # of the autoregression that the switching model starts from
+    strength: bool  # see StartedSwitchingDMM
+    max_length: int
 
 
 CASES = {
-    "bouncing ball": Case(bouncing_ball, 2, 100, order=1, n_latent=1),
-    "three modes": Case(three_mode, 3, 180, order=6, n_latent=6),
+    "bouncing ball": Case(bouncing_ball, 2, 100, order=1, strength=True, max_length=50),
+    "three modes": Case(three_mode, 3, 180, order=6, strength=False, max_length=60),
 }
 
 
+LEARNING_RATE = 3e-3
 Fit = Callable[[Case, np.ndarray, int, bool], Any]
 
 
@@ -52,7 +54,7 @@ def ours(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
 
 
 def vae_hmm(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
-    updates = {"n_updates": 50, "n_pretrain": 100} if quick else {"n_updates": 300, "n_pretrain": 300}
+    updates = {"n_updates": 50, "n_pretrain": 100} if quick else {"n_updates": 150, "n_pretrain": 200}
     return VAEHMM(case.n_states, 2, random_state=seed, **updates).fit(x)
 
 
@@ -64,21 +66,23 @@ def order(p: int) -> Fit:
 
 
 def plain(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
-    updates = {"n_updates": 40, "n_pretrain": 100} if quick else {"n_updates": 600, "n_pretrain": 300}
+    updates = {"n_updates": 40, "n_pretrain": 100} if quick else {"n_updates": 300, "n_pretrain": 300}
     return SwitchingDMM(case.n_states, 2, batch_size=32, random_state=seed, **updates).fit(x)
 
 
 def started(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
-    updates = {"n_updates": 20} if quick else {"n_updates": 200}
     return StartedSwitchingDMM(
         case.n_states,
-        case.n_latent,
+        case.order + case.strength,
         order=case.order,
+        strength=case.strength,
+        n_updates=20 if quick else 150,
         n_pretrain=0,
         warm_up=0,
-        batch_size=32,
+        batch_size=64,
+        learning_rate=LEARNING_RATE,
+        max_length=case.max_length,
         random_state=seed,
-        **updates,
     ).fit(x)
 
 
@@ -135,7 +139,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     parser = arguments(__doc__ or "", seeds=5)
     parser.add_argument("--first-seed", type=int, default=0, help="others than 0 to 4 for choosing settings")
-    parser.add_argument("--sequences", type=int, default=200, help="N")
+    parser.add_argument("--sequences", type=int, default=100, help="N")
     args: argparse.Namespace = parser.parse_args()
     n, seeds = (60, 1) if args.quick else (args.sequences, args.seeds)
     torch.set_num_threads(1)
