@@ -140,7 +140,7 @@ def adopt(model: Module, start: Dynamics, precision: Tensor, copy_noise: float) 
         if len(move.bias) > own:
             move.weight[:D, own] = (start.intercept[k] - start.intercept.mean(0)) / 2
             move.weight[own, own] = 1.0
-            move.raw_variance[own] = math.log(math.expm1(0.05**2))
+            move.raw_variance[own] = math.log(math.expm1(0.01**2))
     evidence = model.core.encoder[-1].bias[len(model.moves[0].bias) :]
     evidence.fill_(-5.0)  # of z it shall see y_t well, and at first nothing of the copies
     evidence[:D] = precision
