@@ -14,6 +14,7 @@ from dbn_vae import EmissionHMM, GaussianHMM, SwitchingDMM
 from dbn_vae.aevb import AEVB
 from dbn_vae.emissions import Autoregressive
 from dbn_vae.models.base import LatentModel
+from dbn_vae.models.recognition import Product, visible
 from dbn_vae.models.switching_dmm import SwitchingDMM as Module
 from dbn_vae.sequences import Sequences
 from dbn_vae.transitions.sticky import sticky
@@ -41,7 +42,8 @@ class StartedSwitchingDMM(SwitchingDMM):
     and every move begins by forgetting z: W = 0.
 
     With strength there is one latent u more, which stays where it is, nearly: every sequence has its own strength of
-    what tells the intercepts of the states apart, b_k + ½ u (b_k − mean b) in place of b_k.
+    what tells the intercepts of the states apart, b_k + ½ u (b_k − mean b) in place of b_k.  It is estimated along the
+    states that the HMM decodes, and the network of the future learns to tell it.
     """
 
     order: int = 1
@@ -65,10 +67,13 @@ class StartedSwitchingDMM(SwitchingDMM):
         sd = (
             start.variance.mean(0).sqrt() / 2
         ).float()  # half an innovation: how well a frame shall tell y_t
-        adopt(model, start, 1 / sd.square(), self.copy_noise)
         paths = embedded(y, data, p)
         if self.strength:
-            paths = torch.cat([paths, torch.randn(len(paths), 1, generator=generator)], 1)
+            states = torch.as_tensor(hmm.predict(y.double().numpy(), lengths=data.lengths.numpy()))
+            u, start = strengths(paths.double(), data, start, states)
+            paths = torch.cat([paths, u.float().repeat_interleave(data.lengths)[:, None]], 1)
+            foresee(model, data, u.float(), self.n_teach // 3, generator)
+        adopt(model, start, 1 / sd.square(), self.copy_noise)
         first = paths[data.starts]
         with torch.no_grad():
             model.initial_mean.copy_(first.mean(0).expand_as(model.initial_mean))
@@ -122,6 +127,43 @@ def embedded(y: Tensor, data: Sequences, order: int) -> Tensor:
     row = torch.arange(len(y))
     step = row - data.starts.repeat_interleave(data.lengths)
     return torch.cat([y[row - step.clamp_max(lag)] for lag in range(order)], 1)
+
+
+@torch.no_grad()
+def strengths(paths: Tensor, data: Sequences, start: Dynamics, states: Tensor) -> tuple[Tensor, Dynamics]:
+    """u (B,) under N(0, 1), given paths (N, p D) and states (N,); and the dynamics with what variance is left."""
+    D = start.intercept.shape[1]
+    rows = torch.arange(1, len(paths))
+    owner = torch.arange(len(data)).repeat_interleave(data.lengths)
+    rows = rows[owner[1:] == owner[:-1]]  # a first frame moves from nowhere
+    k, owner = states[rows], owner[rows]
+    slope = start.coefficients.transpose(1, 2).flatten(2)  # (K, D, p D)
+    moved = start.intercept[k] + (slope[k] @ paths[rows - 1, :, None]).squeeze(-1)
+    rest, push = paths[rows, :D] - moved, ((start.intercept - start.intercept.mean(0)) / 2)[k]
+    zero = torch.zeros(len(data), dtype=paths.dtype)
+    information = zero.index_add(0, owner, (push.square() / start.variance[k]).sum(1))
+    score = zero.index_add(0, owner, (push * rest / start.variance[k]).sum(1))
+    u = score / (1 + information)
+    left = (rest - push * u[owner, None]).square()
+    one = torch.nn.functional.one_hot(k, len(start.intercept)).to(left)
+    return u, start._replace(variance=one.T @ left / one.sum(0)[:, None])
+
+
+def foresee(model: Module, data: Sequences, u: Tensor, n_updates: int, generator: torch.Generator) -> None:
+    """Teach the network of the future where a sequence's last latent lies: u (B,)."""
+    q = model.recognition
+    assert isinstance(q, Product)
+    with torch.no_grad():
+        q.head.bias[-1] = 3.0  # its evidence of u is heard from the start
+    optimizer = torch.optim.Adam(q.parameters(), 1e-2, fused=True)
+    for _ in range(n_updates):
+        which = torch.randperm(len(data), generator=generator)[:64].sort().values
+        batch = data.batch(which)
+        location = q.head(q.future(visible(model.core, batch), batch.lengths)).chunk(2, -1)[0][..., -1]
+        loss = ((location - u[which, None]).square() * batch.mask).sum() / batch.mask.sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
 
 
 @torch.no_grad()

@@ -39,7 +39,6 @@ CASES = {
 }
 
 
-LEARNING_RATE = 3e-3
 Fit = Callable[[Case, np.ndarray, int, bool], Any]
 
 
@@ -80,7 +79,7 @@ def started(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
         n_pretrain=0,
         warm_up=0,
         batch_size=64,
-        learning_rate=LEARNING_RATE,
+        learning_rate=2e-3,
         max_length=case.max_length,
         random_state=seed,
     ).fit(x)
