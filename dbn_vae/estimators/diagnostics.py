@@ -10,7 +10,7 @@ from dbn_vae.models.base import LatentModel
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.reseed import evenly
 
-ENOUGH = 2**12  # frames that are looked at
+ENOUGH = 2**11  # frames that are looked at
 DEAD = 0.1  # of an even share: a state with less is dead
 
 

@@ -3,8 +3,9 @@
     share_k = mean_t gamma_t(k)         a state is dead where its share is under threshold / K
     explained_t = Σ_k gamma_t(k) l_t(k)   log p(x_t | s_t) of a VAE-HMM, log p(z_t | z_{t-1}, s_t) of a switching DMM
 
-A dead state has no gradient that could revive it: nothing is its own.  So it is given the tenth of the frames with the
-least `explained`, in the way of its model, and moves that lead to it; from there on it has to win frames by itself.
+A dead state has no gradient that could revive it: nothing is its own.  So it is begun again, in the way of its model,
+from the tenth of the frames with the least `explained`, and is given moves that lead to it.  Where the bound does not
+rise by that, all is put back as it was: there may be nothing left for another state to explain.
 """
 
 from functools import singledispatch
@@ -22,7 +23,7 @@ from dbn_vae.sequences import Sequences
 from dbn_vae.transitions.base import Transition
 from dbn_vae.transitions.stationary import Stationary
 
-ENOUGH = 2**11  # frames that tell which states are alive
+ENOUGH = 2**10  # frames that tell which states are alive
 WORST = 0.1  # share of the frames that a state is begun again from
 
 
@@ -75,15 +76,27 @@ def explain(model: StateModel, data: Sequences) -> Frames:
 
 @torch.no_grad()
 def reseed(model: StateModel, data: Sequences, threshold: float, generator: torch.Generator) -> int:
-    """Begin every dead state again; returns how many there were."""
-    K = model.n_components
-    frames = explain(model, evenly(data, ENOUGH))
-    dead = (frames.shares < threshold / K).nonzero().flatten().tolist()
-    alive = [k for k in range(K) if k not in dead]
-    seeded = [k for k in dead if seed(model, k, alive, frames, generator)] if alive else []
-    for k in seeded:
-        admit(model, k, alive)
-    return len(seeded)
+    """Begin dead states again, one after the other, until one is of no use; returns how many were of use."""
+    data, K, revived = evenly(data, ENOUGH), model.n_components, 0
+    frames = explain(model, data)
+    for state in (frames.shares < threshold / K).nonzero().flatten().tolist():
+        alive = (frames.shares >= threshold / K).nonzero().flatten().tolist()
+        saved = {k: v.clone() for k, v in model.state_dict().items()}
+        before = bound(model, data)
+        if not seed(model, state, alive, frames, generator):
+            continue
+        admit(model, state, alive, threshold / K)
+        if not bound(model, data) > before:
+            model.load_state_dict(saved)
+            break
+        frames, revived = explain(model, data), revived + 1
+    return revived
+
+
+def bound(model: StateModel, data: Sequences) -> float:
+    """Of all sequences together, by their weights, always with the same noise."""
+    fixed = torch.Generator().manual_seed(0)
+    return sum(float(b.weights @ model.objective(b, generator=fixed)) for b in data.batches())
 
 
 def worst(frames: Frames, state: int, least: int) -> Tensor:
@@ -101,14 +114,17 @@ def seed(model: StateModel, state: int, alive: list[int], frames: Frames, genera
 
 @seed.register
 def _(model: HMMPrior, state: int, alive: list[int], frames: Frames, generator: torch.Generator) -> bool:
-    """At the latent of one of the worst frames, as wide as the states that live."""
+    """Of one of the worst frames and all that lie nearer to it than to any living mean: their mean and spread."""
     group = worst(frames, state, 1)
     if len(group) == 0:
         return False
     chosen = group[int(torch.randint(len(group), (1,), generator=generator))]
-    model.mean[state] = frames.z[chosen]
+    centres = torch.cat([frames.z[chosen][None], model.mean[alive]])
+    own = frames.z[torch.cdist(frames.z, centres).argmin(1) == 0]
+    model.mean[state] = own.mean(0)
     if model.diagonal:
-        model.log_scale[state] = model.log_scale[alive].mean(0)
+        typical = model.log_scale[alive].mean(0).exp()
+        model.log_scale[state] = torch.maximum(own.std(0, correction=0), typical / 10).log()
     elif len(model.factor) > 1:
         model.factor[state] = model.factor[alive].mean(0)
     return True
@@ -147,24 +163,21 @@ def fit_move(move: Conditional, before: Tensor, z: Tensor) -> None:
         p.grad = None
 
 
-def admit(model: StateModel, state: int, alive: list[int]) -> None:
-    """Let a stationary chain into a state: as likely first, and as lasting, as those that live are on average.
+def admit(model: StateModel, state: int, alive: list[int], part: float) -> None:
+    """Let a stationary chain into a state: states that live, and the start, give it this part of their moves.
 
-    Each of these gives it an even part, 1 / 2K, of what they do next.
+    It lasts as those do on average.
     """
     transition = model.transition
     assert isinstance(transition, Transition)
     if not isinstance(transition, Stationary):
         return
-    K = model.n_components
-    part = 1 / (2 * K)
     pi, A = transition.log_initial().exp(), transition.log_transition().exp()
-    A[alive] = A[alive] * (1 - part)
-    A[alive, state] += part
     stay = A[alive, alive].mean()
-    A[state] = (1 - stay) / (K - 1)
-    A[state, state] = stay
-    pi = pi * (1 - part)
+    A[alive], pi = A[alive] * (1 - part), pi * (1 - part)
+    A[alive, state] += part
     pi[state] += part
+    A[state] = (1 - stay) / (model.n_components - 1)
+    A[state, state] = stay
     transition.initial_logits.copy_(pi.log())
     transition.transition_logits.copy_(A.log())

@@ -984,6 +984,7 @@ def test_every_likelihood_beats_independent_entries_on_held_out_data(likelihood:
 
 
 def test_validation_keeps_the_best_parameters_seen() -> None:
-    model = VAEHMM(2, 2, random_state=0, **TINY | {"validation": 0.4, "n_updates": 40}).fit(REAL, LENGTHS)
+    options = TINY | {"validation": 0.4, "n_updates": 40, "patience": None}
+    model = VAEHMM(2, 2, random_state=0, **options).fit(REAL, LENGTHS)
     assert [c.update for c in model.history_][-1] == 40
     assert len(list(islice(model.history_, 40))) == 20
