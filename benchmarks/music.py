@@ -1,0 +1,431 @@
+"""Bach chorales, nats a frame on the test part: independent notes, hidden Markov models, VAE-HMMs, deep Markov models.
+
+    DBN_VAE_DATA=<folder of jsb_chorales.npz> OMP_NUM_THREADS=1 python benchmarks/music.py --out music.csv
+
+229, 76 and 77 chorales on the quarter-note grid (datasets.load_jsb).  Training sees the training part; early stopping
+and every setting below were chosen on the validation part; the test part is scored once a run.  A number is
+−Σ log p / Σ frames, lower is better: exact, or a lower bound of log p turned round, under the name of its estimator.
+
+"transposed" rows learn from the training chorales moved by up to so many semitones, which published numbers do not:
+they are another protocol.  Runs already in the file of --out are not made again, so that a run can be cut short.
+"""
+
+import argparse
+import csv
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dbn_vae.aevb import AEVB
+from dbn_vae.datasets import load_jsb
+from dbn_vae.emissions import Bernoulli, LogisticRegression
+from dbn_vae.estimators import EmissionHMM, GaussianHMM
+from dbn_vae.evaluation.likelihood import Score, elbo, evaluate, exact, iwae, smc
+from dbn_vae.likelihoods import named
+from dbn_vae.models import DMM, HMM, STR, VAEHMM, Product
+from dbn_vae.models import VAE as StaticVAE
+from dbn_vae.models.base import LatentModel
+from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.training import adopt, ascend, em, ramp
+from dbn_vae.transitions import Gated, Stationary
+
+D = 88  # keys of a piano
+
+
+class Data(NamedTuple):
+    train: Sequences
+    valid: Sequences
+    test: Sequences
+
+    def single(self) -> "Data":
+        """In float32, for networks."""
+        return Data(*(part.to(dtype=torch.float32) for part in self))
+
+
+class Result(NamedTuple):
+    """One estimate of a trained model."""
+
+    valid: float  # nats a frame, what training was stopped by
+    test: Score
+    n_parameters: int
+    seconds: float = 0.0  # of processor time, to train it
+
+
+class Row(NamedTuple):
+    """One model of the table and how to train it."""
+
+    name: str
+    seeds: int  # runs
+    run: Callable[
+        [Data, int], Iterator[Result]
+    ]  # of a seed; several results are several estimators of one fit
+
+
+def chorales() -> Data:
+    return Data(*(Sequences.from_any([r.astype(np.float64) for r in load_jsb(s)]) for s in Data._fields))  # type: ignore[arg-type]
+
+
+def transposed(data: Sequences, reach: int) -> Sequences:
+    """Every chorale in 2 reach + 1 keys; its notes lie between columns 22 and 75, so that none falls off."""
+    copies = [data.x.roll(shift, -1) for shift in range(-reach, reach + 1)]
+    n = len(copies)
+    return Sequences(
+        torch.cat(copies),
+        data.observed.repeat(n, 1),
+        data.lengths.repeat(n),
+        data.weights.repeat(n),
+    )
+
+
+def in_random_keys(reach: int) -> Callable[[Batch, torch.Generator], Batch]:
+    """The same for a minibatch: each chorale in a key of its own."""
+
+    def augment(batch: Batch, generator: torch.Generator) -> Batch:
+        shift = torch.randint(-reach, reach + 1, (len(batch.x), 1, 1), generator=generator)
+        return batch._replace(x=batch.x.gather(-1, ((torch.arange(D) - shift) % D).expand_as(batch.x)))
+
+    return augment
+
+
+# -- exact models
+
+
+def note_rates(data: Sequences) -> Tensor:
+    """How often each note sounds, one of two pseudo-counts among them: (D,)."""
+    return (data.x.sum(0) + 0.5) / (data.n_frames + 1)
+
+
+def independent(data: Data, seed: int) -> Iterator[Result]:
+    """Every note of every frame independent of all others."""
+    one = torch.ones(1, dtype=torch.float64)
+    model = HMM(Stationary(one, one[:, None]), Bernoulli(note_rates(data.train)[None]))
+    yield Result(exact(model, data.valid).per_frame, exact(model, data.test), D)
+
+
+def own_past(data: Data, seed: int) -> Iterator[Result]:
+    """Each note a two-state Markov chain of its own."""
+    rates = note_rates(data.train)
+    before, after = previous(data.train), data.train.x
+    later = torch.ones(data.train.n_frames, dtype=torch.bool)
+    later[data.train.starts] = False
+    on = [((after * (before == b))[later].sum(0) + rates) / ((before == b)[later].sum(0) + 1) for b in (0, 1)]
+
+    def score(part: Sequences) -> Score:
+        p = torch.where(previous(part) > 0, on[1], on[0])
+        p[part.starts] = rates
+        nats = torch.where(part.x > 0, p, 1 - p).log().sum(1)
+        owner = torch.arange(len(part)).repeat_interleave(part.lengths)
+        return Score(
+            torch.zeros(len(part), dtype=torch.float64).index_add(0, owner, nats), part.lengths, "exact"
+        )
+
+    yield Result(score(data.valid).per_frame, score(data.test), 3 * D)
+
+
+def previous(data: Sequences) -> Tensor:
+    """The frame before each, silence before the first: (N, D)."""
+    x = data.x.roll(1, 0)
+    x[data.starts] = 0.0
+    return x
+
+
+def regression(data: Data, seed: int) -> Iterator[Result]:
+    """Each note a logistic regression on all notes of the frame before, with an L2 penalty."""
+    zeros = torch.zeros(1, D, dtype=torch.float64)
+    emission = LogisticRegression(zeros, zeros[..., None].expand(1, D, D).clone(), precision=3.0)
+    parts = [part.replace(inputs=previous(part)) for part in data]
+    start = time.process_time()
+    model = EmissionHMM(emission, n_init=1).fit(parts[0])
+    seconds = time.process_time() - start
+    valid, test = (exact(model.model_, part) for part in parts[1:])
+    yield Result(valid.per_frame, test, D * (D + 1), seconds)
+
+
+class Smoothing(NamedTuple):
+    """Pseudo-counts of priors: a state's notes lean to the overall rates, its moves to the shares of the states."""
+
+    notes: float
+    moves: float
+
+
+def baum_welch(data: Data, K: int, seed: int, reach: int = 0) -> tuple[HMM, float]:
+    """From K random frames, each half-way to the mean, until validation has fallen twice: the best and its value."""
+    train = transposed(data.train, reach) if reach else data.train
+    generator, rates = torch.Generator().manual_seed(seed), note_rates(train)
+    chosen = torch.randperm(train.n_frames, generator=generator)[:K]
+    notes, moves = SMOOTHING
+    emission = Bernoulli((train.x[chosen] + rates) / 2, 1 + notes * rates, 1 + notes * (1 - rates))
+    uniform = torch.full((K,), 1 / K, dtype=torch.float64)
+    model = HMM(Stationary(uniform, uniform.expand(K, K).clone()), emission)
+    best, falls = Best(model), 0
+    for step in em(model, train):
+        falls = 0 if best.offer(exact(model, data.valid).per_frame) else falls + 1
+        if falls == 2:
+            break
+        prior = 1 + moves * step.visits / step.visits.sum()  # of the M-step to come
+        model.transition.startprob_prior = model.transition.transmat_prior = prior
+    best.restore()
+    return model, best.value
+
+
+def hmm(K: int, reach: int = 0) -> Callable[[Data, int], Iterator[Result]]:
+    def run(data: Data, seed: int) -> Iterator[Result]:
+        start = time.process_time()
+        model, valid = baum_welch(data, K, seed, reach)
+        n_parameters = model.transition.n_free() + model.emission.n_free()
+        yield Result(valid, exact(model, data.test), n_parameters, time.process_time() - start)
+
+    return run
+
+
+# -- bounded models
+
+
+class Best:
+    """The parameters with the highest value offered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.value = model, -np.inf
+        self.parameters: dict[str, Tensor] = {}
+
+    def offer(self, value: float) -> bool:
+        """Whether this is the highest so far."""
+        higher = value > self.value
+        if higher:
+            self.value = value
+            self.parameters = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        return higher
+
+    def restore(self) -> None:
+        self.model.load_state_dict(self.parameters)
+
+
+class Recipe(NamedTuple):
+    """How a network is trained: AdamW, its step rising over 20 updates and falling to 0 as a cosine."""
+
+    updates: int
+    learning_rate: float = 2e-3
+    decay: float = 0.0  # decoupled weight decay
+    warm_up: int = 500  # updates in which β rises to 1
+    reach: int = 0  # semitones of random transposition
+    batch: int = 20
+
+
+def train(model: LatentModel, data: Sequences, valid: Sequences | None, recipe: Recipe, seed: int) -> float:
+    """Keeps the parameters with the best bound on valid, one sample, looked at 40 times; returns that bound."""
+    updates, generator = recipe.updates, torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda u: min(1.0, (u + 1) / 20) * 0.5 * (1 + np.cos(np.pi * u / updates))
+    )
+    steps = ascend(
+        model,
+        data,
+        optimizer,
+        batch_size=recipe.batch,
+        generator=generator,
+        beta=ramp(recipe.warm_up),
+        augment=in_random_keys(recipe.reach) if recipe.reach else None,
+    )
+    best = Best(model)
+    for step in steps:
+        schedule.step()
+        if valid is not None and step.update >= recipe.warm_up and step.update % max(updates // 40, 1) == 0:
+            best.offer(bound(model, valid))
+        if step.update == updates:
+            break
+    if valid is not None:
+        best.restore()
+    return best.value
+
+
+def bound(model: LatentModel, data: Sequences) -> float:
+    """What training ascends at β = 1, with the same noise at every call."""
+    generator = torch.Generator().manual_seed(0)
+    values, _ = evaluate(data, lambda batch: model.objective(batch, generator=generator), 1, 2**12)
+    return float(values.sum()) / data.n_frames
+
+
+ESTIMATORS: dict[str, Callable[..., Score]] = {"elbo": elbo, "iwae": iwae, "smc": smc}
+
+
+def scored(
+    model: LatentModel, data: Data, valid: float, samples: dict[str, int], seconds: float
+) -> Iterator[Result]:
+    """The named estimators of a trained model on the test part, each with its S."""
+    n_parameters = sum(p.numel() for p in model.parameters())
+    for name, S in samples.items():
+        test = ESTIMATORS[name](model, data.test, torch.Generator().manual_seed(0), S)
+        yield Result(valid, test, n_parameters, seconds)
+
+
+def vae_hmm(
+    K: int, Z: int, hidden: tuple[int, ...], recipe: Recipe, S: int
+) -> Callable[[Data, int], Iterator[Result]]:
+    """A static VAE of frames, a Gaussian HMM of its latents, then everything together."""
+
+    def run(data: Data, seed: int) -> Iterator[Result]:
+        begin, data = time.process_time(), data.single()
+        torch.manual_seed(seed)
+        core = AEVB(D, Z, named("bernoulli"), hidden, activation=nn.ReLU)
+        static, frames = StaticVAE(core), data.train.frames()
+        train(static, frames, data.valid.frames(), PRETRAINING, seed)
+        with torch.no_grad():
+            latents = static.latents(frames.batch())[:, 0].double().numpy()
+        prior = 1 + SMOOTHING.moves / K
+        start = GaussianHMM(K, min_covar=1e-2, transmat_prior=prior, random_state=seed, n_iter=30, n_init=1)
+        start.fit(latents, lengths=data.train.lengths.numpy())
+        uniform = torch.full((K,), 1 / K)
+        chain = Stationary(uniform, uniform.expand(K, K).clone(), prior, prior)
+        model = VAEHMM(core, chain, torch.zeros(K, Z), torch.ones(K, Z))
+        adopt(model, start.build().float())
+        with torch.no_grad():  # a gradient cannot revive what EM has made impossible
+            chain.initial_logits.copy_((0.9 * chain.log_initial().exp() + 0.1 / K).log())
+        valid = train(model, data.train, data.valid, recipe, seed)
+        yield from scored(model, data, valid, {"iwae": S}, time.process_time() - begin)
+
+    return run
+
+
+class Sizes(NamedTuple):
+    """Of a deep Markov model's networks."""
+
+    latent: int = 100
+    emission: int = 100  # two layers
+    transition: int = 200
+    recurrence: int = 600
+
+
+def dmm(
+    inference: str, likelihood: str, sizes: Sizes, recipe: Recipe, samples: dict[str, int]
+) -> Callable[[Data, int], Iterator[Result]]:
+    def run(data: Data, seed: int) -> Iterator[Result]:
+        data, begin = data.single(), time.process_time()
+        torch.manual_seed(seed)
+        Z, hidden = sizes.latent, (sizes.emission, sizes.emission)
+        family = named(likelihood, **({"n_observed": D} if likelihood == "made" else {}))
+        core = AEVB(D, Z, family, hidden, activation=nn.ReLU)
+        q = (
+            STR(D, Z, sizes.recurrence, cell="relu")
+            if inference == "ST-R"
+            else Product(D, Z, sizes.recurrence)
+        )
+        model = DMM(core, Gated(Z, sizes.transition), q)
+        valid = train(model, data.train, data.valid, recipe, seed)
+        yield from scored(model, data, valid, samples, time.process_time() - begin)
+
+    return run
+
+
+# -- the table
+
+SMOOTHING = Smoothing(notes=1, moves=2)  # the best on validation of those tried
+BOUNDS = {"elbo": 10, "iwae": 100, "smc": 100}
+SIZES = Sizes(64, 100, 100, 300)  # of the deep Markov models; the paper's, Sizes(), cost 2.3 times as much
+MIDDLE = Sizes(64, 100, 100, 300)  # the paper's, Sizes(), cost 2.3 times as much
+SMALL = Sizes(32, 64, 64, 128)  # half of MIDDLE's
+SLOW, FAST = Recipe(2000, 2e-3, decay=0.1, warm_up=600), Recipe(2000, 4e-3, decay=0.1, warm_up=200)
+PRETRAINING = Recipe(1500, 5e-3, warm_up=300, batch=256)
+VAE_HMM = Recipe(400, 3e-3, warm_up=1)
+
+
+def full() -> list[Row]:
+    def deep(name: str, q: str, likelihood: str, sizes: Sizes = SMALL, recipe: Recipe = FAST) -> Row:
+        return Row(f"deep Markov model, {name}", 5, dmm(q, likelihood, sizes, recipe, BOUNDS))
+
+    return [
+        Row("independent notes", 1, independent),
+        Row("a Markov chain a note", 1, own_past),
+        Row("logistic regression on the frame before", 1, regression),
+        *(Row(f"Bernoulli HMM, {K} states", 5, hmm(K)) for K in (8, 16, 32, 64, 128, 256, 500, 1000)),
+        *(Row(f"VAE-HMM, {K} states", 5, vae_hmm(K, 16, (100,), VAE_HMM, 20)) for K in (8, 16, 32, 64)),
+        deep("ST-R", "ST-R", "bernoulli", MIDDLE, SLOW),
+        deep("ST-R, small", "ST-R", "bernoulli"),
+        deep("product, small", "product", "bernoulli"),
+        deep("ST-R, MADE, small", "ST-R", "made"),
+        deep("ST-R, MADE, small, transposed by 5", "ST-R", "made", recipe=FAST._replace(reach=5)),
+        Row("Bernoulli HMM, 256 states, transposed by 5", 5, hmm(256, reach=5)),
+    ]
+
+
+def quick() -> list[Row]:
+    """The same in small."""
+    short, small = Recipe(150, 3e-3, warm_up=50), Sizes(16, 32, 32, 64)
+    bounds = {"elbo": 4, "iwae": 20, "smc": 20}
+    return [
+        Row("independent notes", 1, independent),
+        Row("a Markov chain a note", 1, own_past),
+        *(Row(f"Bernoulli HMM, {K} states", 2, hmm(K)) for K in (8, 64)),
+        Row("VAE-HMM, 8 states", 1, vae_hmm(8, 8, (32,), short, 10)),
+        Row("deep Markov model, ST-R", 1, dmm("ST-R", "bernoulli", small, short, bounds)),
+        Row("deep Markov model, product", 1, dmm("product", "bernoulli", small, short, bounds)),
+        Row("deep Markov model with MADE, ST-R", 1, dmm("ST-R", "made", small, short, bounds)),
+    ]
+
+
+COLUMNS = ["model", "seed", "estimator", "test", "per_chorale", "se", "mc", "valid", "parameters", "seconds"]
+
+
+def record(name: str, seed: int, result: Result) -> dict[str, Any]:
+    """Costs, so with the sign turned: se is that of test over chorales, mc its Monte Carlo error."""
+    test = result.test
+    mc = test.monte_carlo_error / int(test.lengths.sum())
+    values = [name, seed, test.kind, -test.per_frame, -test.mean, test.standard_error, mc, -result.valid]
+    return dict(zip(COLUMNS, [*values, result.n_parameters, result.seconds], strict=True))
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Markdown: medians over runs, with the range of the first."""
+    lines = [
+        "| model | estimator | runs | test, nats a frame (range) | a chorale | s.e. | valid | parameters | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, estimator), group in runs.groupby(["model", "estimator"], sort=False):
+        middle = group.drop(columns=["model", "estimator"]).median()
+        spread = f" ({group.test.min():.3f} to {group.test.max():.3f})" if len(group) > 1 else ""
+        lines.append(
+            f"| {name} | {estimator} | {len(group)} | {middle.test:.3f}{spread} | {middle.per_chorale:.1f} "
+            f"| {middle.se:.2f} | {middle.valid:.3f} | {middle.parameters:,.0f} | {middle.seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few small rows, under two minutes")
+    parser.add_argument("--out", type=Path, default=Path("music.csv"), help="a line a run and estimator")
+    parser.add_argument("--only", default="", help="a regular expression: rows whose name it finds")
+    parser.add_argument("--seeds", type=int, help="at most so many runs of each row")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if not options.out.exists():
+        options.out.write_text(",".join(COLUMNS) + "\n")
+    data = chorales()
+    for row in quick() if options.quick else full():
+        if not re.search(options.only, row.name):
+            continue
+        for seed in range(min(row.seeds, options.seeds or row.seeds)):
+            done = pd.read_csv(options.out)
+            if ((done.model == row.name) & (done.seed == seed)).any():
+                continue
+            results = [record(row.name, seed, result) for result in row.run(data, seed)]
+            with options.out.open("a", newline="") as file:
+                csv.DictWriter(file, COLUMNS).writerows(results)
+    print(table(pd.read_csv(options.out)))
+
+
+if __name__ == "__main__":
+    main()
