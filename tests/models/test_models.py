@@ -679,6 +679,15 @@ def test_what_is_kept_is_the_sum_over_its_paths():
 
 
 @torch.no_grad()
+def test_the_states_kept_leave_a_path_whatever_moves_are_forbidden():
+    """Of two frames never seen the likeliest states are 0 and then 2, between which there is no way."""
+    chain = Stationary(table([0.4, 0.3, 0.3]), table([[1.0, 0, 0], [0, 0, 1], [0, 0, 1]]))
+    model = VAEHMM(linear_core(1), chain, *components(3, 1), top_k=1)
+    bound = model.importance_bound(Sequences.from_any([[NAN, NAN]] * 2).batch(), 2, seeded())
+    close(bound, table([0.4]).log(), **EXACT)  # of the path 0, 0
+
+
+@torch.no_grad()
 def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
     """Fifteen steps: the bounds of the filtering posterior close in on the dense Gaussian from below."""
     data = Sequences.from_any(normals(15, 2, seed=6)).batch()
