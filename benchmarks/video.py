@@ -123,18 +123,18 @@ def main() -> None:
     seeds = 1 if options.quick else options.seeds
     train, test = videos("train", n_train, 0), videos("test", n_test, 1)
     known = few(train.labels, options.labelled)
-    updates = 10 if options.quick else 1
+    updates = 60 if options.quick else 1
 
     def conv(**options_: object) -> dict[str, object]:
         return {
             "hidden": (16, 32),
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
             "batch_size": 6,
             "max_length": 24,
             "validation": 0.0,
-            "n_pretrain": 1000 // updates,
-            "n_updates": 150 // updates,
-            "warm_up": 50 // updates,
+            "n_pretrain": 3000 // updates,
+            "n_updates": 300 // updates,
+            "warm_up": 100 // updates,
             **options_,
         }
 

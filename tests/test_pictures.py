@@ -281,9 +281,9 @@ def blobs(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def test_latents_know_where_a_blob_is() -> None:
     rng = np.random.default_rng(0)
-    X, place = blobs(1500, rng)
+    X, place = blobs(1000, rng)
     new, where = blobs(300, rng)
-    model = VAE(2, hidden=(8, 16), n_updates=400, learning_rate=5e-3, random_state=0).fit(X)
+    model = VAE(2, hidden=(8, 16), n_updates=250, learning_rate=5e-3, random_state=0).fit(X)
 
     def quadratic(z: np.ndarray) -> np.ndarray:
         return np.column_stack([np.ones(len(z)), z, z**2, z[:, :1] * z[:, 1:], z**3])

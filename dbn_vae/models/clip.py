@@ -74,9 +74,8 @@ class ClipVAEHMM(StateModel, LatentModel):
         """q(w | x), n draws of w (n, B, W), and n copies of the batch (n · B sequences) that know them."""
         q = self.clip(batch)
         w = draw(q, generator, (n,))
-        fields = batch._asdict().items()
-        copies = Batch(**{k: v if v is None else v.repeat(n, *[1] * (v.dim() - 1)) for k, v in fields})
-        return q, w, with_w(copies, w.flatten(0, 1))
+        copies = {k: v.repeat(n, *[1] * (v.dim() - 1)) for k, v in batch._asdict().items() if v is not None}
+        return q, w, with_w(batch._replace(**copies), w.flatten(0, 1))
 
     def chain(self, batch: Batch) -> Chain:
         """The states at the mean of w: deterministic."""
