@@ -43,7 +43,8 @@ Build = Callable[[int, bool], Any]  # of seed and quick: an estimator
 def hsmm(seed: int, quick: bool) -> HSMM:
     zero, one = torch.zeros(K, 12, dtype=torch.float64), torch.ones(K, 12, dtype=torch.float64)
     emission = DiagonalGaussian(zero, one, floor=torch.full((12,), 1e-2, dtype=torch.float64))
-    return HSMM(emission, "negative_binomial", max_duration=100, random_state=seed, n_init=2 if quick else 4)
+    effort = {"n_init": 1, "n_iter": 5} if quick else {"n_init": 4}
+    return HSMM(emission, "negative_binomial", max_duration=100, random_state=seed, **effort)
 
 
 def vae_hmm(seed: int, quick: bool, **options: Any) -> VAEHMM:

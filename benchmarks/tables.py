@@ -42,8 +42,8 @@ def shown(value: Any) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table as Markdown; values as they are, so round them first."""
-    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [table.columns, *table.astype(str).values]]
+    return "\n".join([lines[0], "|" + "---|" * table.shape[1], *lines[1:]])
 
 
 def machine() -> str:
