@@ -24,6 +24,7 @@ its elbo_sampled is the bound of Dong et al. (2020), its elbo replaces log N(z_t
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ from dbn_vae.distributions import (
     standard_normal,
 )
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Particles, StateModel, real_frames
 from dbn_vae.models.hmm import sample_states, state_chain, sum_out_states
 from dbn_vae.models.particles import known_states, moves, update
 from dbn_vae.sequences import Batch
@@ -142,7 +143,8 @@ class VAEHMM(HMMPrior):
         q = self.responses(self.core.evidence(batch.x, batch.observed))
         total = torch.full_like(q.mean[..., 0], -torch.inf)
         for point in fixed_points(q.mean):  # one at a time: (B, T, K, D) is memory enough
-            total = torch.logaddexp(total, self.log_weight(batch, q, q.mean + q.scale * point, 1.0))
+            weight = self.log_weight(batch.x, batch.observed, q, q.mean + q.scale * point, 1.0)
+            total = torch.logaddexp(total, weight)
         return total - math.log(N_POINTS)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -216,16 +218,22 @@ class VAEHMM(HMMPrior):
 
     def emission_bound(self, batch: Batch, n_samples: int, beta: float, generator: Generator) -> Tensor:
         """FWD over importance estimates of log p(x_t | s_t = k): (B,)."""
-        q = self.responses(self.core.evidence(batch.x, batch.observed))
-        z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)
-        potential = log_mean_exp(self.log_weight(batch, q, z, beta))
+        which, step = real_frames(batch)  # padding is not decoded
+        x, observed = batch.x[which, step], batch.observed[which, step]
+        q = self.responses(self.core.evidence(x, observed))
+        epsilon = noise((n_samples, *batch.x.shape[:2], *self.mean.shape), q.mean, generator)
+        # one sample at a time: (N, K, D) is memory enough
+        weights = (self.log_weight(x, observed, q, q.mean + q.scale * e[which, step], beta) for e in epsilon)
+        values = reduce(torch.logaddexp, weights) - math.log(n_samples)
+        potential = values.new_zeros(*batch.x.shape[:2], values.shape[-1]).index_put((which, step), values)
         return inference.log_partition(self.chain_of(potential, batch))
 
-    def log_weight(self, batch: Batch, q: torch.distributions.Normal, z: Tensor, beta: float) -> Tensor:
-        """log p(x_t | z) − β log q(z | s_t = k) / N(z; μ_k, V_k): (..., B, T, K, Z) to (..., B, T, K)."""
-        x, observed = batch.x[..., None, :], batch.observed[..., None, :]
+    def log_weight(
+        self, x: Tensor, observed: Tensor, q: torch.distributions.Normal, z: Tensor, beta: float
+    ) -> Tensor:
+        """log p(x_t | z) − β log q(z | s_t = k) / N(z; μ_k, V_k): x (..., D) and z (..., K, Z) to (..., K)."""
         cost = log_normal(z, q) - log_normal(z, self.components())
-        return self.core.log_likelihood(x, observed, z) - beta * cost
+        return self.core.log_likelihood(x[..., None, :], observed[..., None, :], z) - beta * cost
 
 
 def fixed_points(like: Tensor) -> Tensor:
