@@ -83,6 +83,20 @@ def test_weights_and_bounds_are_unbiased_estimates_of_p(model, batch) -> None:
         assert ((ratio.mean(0) - 1).abs() < 4 * error).all()
 
 
+def test_analytic_and_sampled_costs_of_w_agree(model, batch) -> None:
+    """One draw of everything: E objective = E importance bound at S = 1, and E elbo = E of estimator A."""
+    many = again(batch, 4000)
+    with torch.no_grad():
+        pairs = [
+            (model.objective(many, generator=seeded(0)), model.importance_bound(many, 1, seeded(1))),
+            (model.elbo(many, 1, seeded(2)).elbo, model.elbo_sampled(many, 1, seeded(3)).elbo),
+        ]
+    for analytic, sampled in pairs:
+        a, b = analytic.view(2, -1), sampled.view(2, -1)
+        error = ((a.var(1) + b.var(1)) / a.shape[1]).sqrt()
+        assert ((a.mean(1) - b.mean(1)).abs() < 4 * error).all()
+
+
 def test_bounds_rise_to_log_p_in_their_order(model, batch) -> None:
     truth = torch.tensor([exact(model, batch, b) for b in range(2)], dtype=torch.float64)
     with torch.no_grad():
