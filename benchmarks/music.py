@@ -331,7 +331,6 @@ def dmm(
 
 SMOOTHING = Smoothing(notes=1, moves=2)  # the best on validation of those tried
 BOUNDS = {"elbo": 10, "iwae": 100, "smc": 100}
-SIZES = Sizes(64, 100, 100, 300)  # of the deep Markov models; the paper's, Sizes(), cost 2.3 times as much
 MIDDLE = Sizes(64, 100, 100, 300)  # the paper's, Sizes(), cost 2.3 times as much
 SMALL = Sizes(32, 64, 64, 128)  # half of MIDDLE's
 SLOW, FAST = Recipe(2000, 2e-3, decay=0.1, warm_up=600), Recipe(2000, 4e-3, decay=0.1, warm_up=200)
