@@ -44,7 +44,7 @@ class AEVB(nn.Module):
     """Encoder to evidence, decoder to likelihood; any leading dimensions.
 
     Args:
-        frame: D; or the shape (C, H, W) of a picture, whose D = C · H · W entries come and go as one vector, and
+        n_observed: D; or the shape (C, H, W) of a picture, whose D = C · H · W entries come and go as one vector, and
             in between as maps through convolutions.
         hidden: widths of the encoder's layers, for pictures their channels; the decoder's are the same reversed.
 
@@ -53,30 +53,30 @@ class AEVB(nn.Module):
 
     def __init__(
         self,
-        frame: int | Shape,
+        n_observed: int | Shape,
         n_latent: int,
         likelihood: Likelihood,
         hidden: Sequence[int] = (500,),
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        D = frame if isinstance(frame, int) else math.prod(frame)
+        D = n_observed if isinstance(n_observed, int) else math.prod(n_observed)
         self.n_observed, self.n_latent = D, n_latent
         self.likelihood = likelihood
         self.encoder: MLP | Conv
         self.decoder: MLP | Deconv
-        if isinstance(frame, int):
+        if isinstance(n_observed, int):
             self.encoder = MLP(likelihood.n_features(D), hidden, 2 * n_latent, activation)
             self.decoder = MLP(n_latent, hidden[::-1], likelihood.n_outputs(D), activation)
             return
         n = likelihood.n_parameters
         if likelihood.n_features(D) != D or likelihood.n_outputs(D) != n * D:
             raise ValueError(
-                f"a {likelihood.name} likelihood does not go with pictures {frame}; choose another, or make "
+                f"a {likelihood.name} likelihood does not go with pictures {n_observed}; choose another, or make "
                 "every frame a vector"
             )
-        C, H, W = frame
-        self.encoder = Conv(frame, hidden, 2 * n_latent, activation)
+        C, H, W = n_observed
+        self.encoder = Conv(n_observed, hidden, 2 * n_latent, activation)
         self.decoder = Deconv(n_latent, hidden[::-1], (n * C, H, W), activation)
 
     def evidence(self, x: Tensor, observed: Tensor) -> Evidence:
