@@ -50,7 +50,7 @@ gappy = test.copy()
 gappy[:, gap] = np.nan
 
 dmm = DeepMarkovModel(
-    2, n_updates=100 if arguments.quick else 600, n_pretrain=100, warm_up=50,
+    2, n_updates=60 if arguments.quick else 600, n_pretrain=100, warm_up=50,
     batch_size=32, learning_rate=1e-2, random_state=0,
 )  # fmt: skip
 models = {
