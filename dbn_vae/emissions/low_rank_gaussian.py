@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dbn_vae.distributions import log
 from dbn_vae.emissions.dense_gaussian import DenseGaussian
-from dbn_vae.emissions.gaussian import GaussianPrior
+from dbn_vae.emissions.gaussian import GaussianPrior, moved
 
 
 class LowRankGaussian(DenseGaussian):
@@ -50,8 +50,7 @@ class LowRankGaussian(DenseGaussian):
         self.mean.copy_(mean)
         if "covariance" in self.frozen:
             return
-        outer = shift[:, :, None] * first[:, None, :]
-        scatter = second - outer - outer.mT + count[..., None] * shift[:, :, None] * shift[:, None, :]
+        scatter = moved(second, first, count, shift)
         seen = count[..., None] > 0
         S = torch.where(seen, scatter / count[..., None], self.covariance())
         W, psi = self.loading.detach(), self.noise()
@@ -59,8 +58,8 @@ class LowRankGaussian(DenseGaussian):
         identity = torch.eye(W.shape[-1]).to(W)
         for _ in range(self.n_updates):
             beta = torch.linalg.solve(W @ W.mT + torch.diag_embed(psi), W).mT  # (K, R, D)
-            moved = S @ beta.mT
-            W = torch.linalg.solve(identity - beta @ W + beta @ moved, moved.mT).mT
+            cross = S @ beta.mT
+            W = torch.linalg.solve(identity - beta @ W + beta @ cross, cross.mT).mT
             psi = (S - W @ beta @ S).diagonal(dim1=-2, dim2=-1).maximum(floor)
         self.held = psi <= floor
         self.loading.copy_(torch.where(seen, W, self.loading))
