@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dbn_vae import VAE, BernoulliHMM, plotting
+from dbn_vae import VAE, BernoulliHMM, grids, plotting
 from dbn_vae.datasets import load_digits
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -67,12 +67,12 @@ spread = vae.transform(train).var(0)
 print(f"{int((spread > 0.05).sum())} of {vae.n_latent} latents vary with the image.")
 
 square = (-1, 8, 8)
-pairs = plotting.reconstruction_grid(test[:20].reshape(square), vae.reconstruct(test[:20]).reshape(square))
+pairs = grids.reconstruction_grid(test[:20].reshape(square), vae.reconstruct(test[:20]).reshape(square))
 plotting.save(pairs, arguments.out / "04_reconstructions.png")
 
 # New images: z from N(0, I), and the decoder's probability of every pixel. module_ is the torch module itself.
 _, z = vae.sample(40, random_state=1)
 with torch.no_grad():
     probability = vae.module_.core.mean(torch.as_tensor(z)).numpy()
-plotting.save(plotting.image_grid(probability.reshape(square), columns=10), arguments.out / "04_samples.png")
+plotting.save(grids.image_grid(probability.reshape(square), columns=10), arguments.out / "04_samples.png")
 print(f"\nWrote 04_reconstructions.png and 04_samples.png to {arguments.out}.")

@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"models"},
     {"training", "evaluation"},
     {"plotting"},
-    {"report"},
+    {"report", "grids"},
     {"estimators"},
     {"io"},
     {"jobs"},

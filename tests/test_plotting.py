@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import norm
 
-from dbn_vae import plotting
+from dbn_vae import grids, plotting
 
 RNG = np.random.default_rng(0)
 T, K = 40, 3
@@ -27,7 +27,7 @@ FIGURES: dict[str, Any] = {
     "gammas": lambda: plotting.gammas(np.arange(T), GAMMA),
     "transition_matrix": lambda: plotting.transition_matrix(GAMMA[:K]),
     "learning_curves": lambda: plotting.learning_curves({"KL": [3.0, 2.0]}, ylabel="nats per image"),
-    "manifold_grid": lambda: plotting.manifold_grid(lambda z: np.zeros((len(z), 2, 2)), n=3),
+    "manifold_grid": lambda: grids.manifold_grid(lambda z: np.zeros((len(z), 2, 2)), n=3),
     "held_out_table": lambda: plotting.held_out_table(["a"], [1.0], [0.1], ["exact"]),
 }
 
@@ -118,7 +118,7 @@ def test_learning_curves_pair_train_with_test() -> None:
 
 
 def test_an_image_grid_holds_every_picture_in_reading_order() -> None:
-    figure = plotting.image_grid(PICTURES, columns=3, titles=[f"no. {i}" for i in range(7)])
+    figure = grids.image_grid(PICTURES, columns=3, titles=[f"no. {i}" for i in range(7)])
     whole = picture(figure)
     assert np.isfinite(whole).sum() == PICTURES.size
     np.testing.assert_array_equal(whole[:5, 5:9], PICTURES[1])
@@ -127,7 +127,7 @@ def test_an_image_grid_holds_every_picture_in_reading_order() -> None:
 
 
 def test_originals_stand_above_their_reconstructions() -> None:
-    figure = plotting.reconstruction_grid(PICTURES, 1 - PICTURES, columns=4)
+    figure = grids.reconstruction_grid(PICTURES, 1 - PICTURES, columns=4)
     whole, gap = picture(figure), 1
     for i, left in enumerate(range(0, 20, 5)):
         np.testing.assert_array_equal(whole[:5, left : left + 4], PICTURES[i])
@@ -143,7 +143,7 @@ def test_the_manifold_is_the_normal_quantiles_of_a_regular_grid() -> None:
         seen.append(z)
         return np.broadcast_to(norm.cdf(z[:, 0])[:, None, None], (len(z), 1, 1))
 
-    figure = plotting.manifold_grid(decode, n=4)
+    figure = grids.manifold_grid(decode, n=4)
     np.testing.assert_allclose(picture(figure), np.tile([0.125, 0.375, 0.625, 0.875], (4, 1)))
     z = seen[0].reshape(4, 4, 2)
     assert (np.diff(z[:, 0, 1]) < 0).all(), "z₂ must rise upwards"
@@ -176,9 +176,9 @@ def test_bounds_are_told_apart_from_exact_numbers() -> None:
         ),
         (lambda: plotting.gammas(range(3), [0.5, 0.5, 0.0]), "gamma has shape"),
         (lambda: plotting.transition_matrix(np.eye(3)[:2]), "A has shape"),
-        (lambda: plotting.image_grid(np.eye(3), columns=2), "images has shape"),
-        (lambda: plotting.image_grid(PICTURES, columns=0), "columns=0"),
-        (lambda: plotting.reconstruction_grid(PICTURES, PICTURES[:3]), "reconstructions has shape"),
+        (lambda: grids.image_grid(np.eye(3), columns=2), "images has shape"),
+        (lambda: grids.image_grid(PICTURES, columns=0), "columns=0"),
+        (lambda: grids.reconstruction_grid(PICTURES, PICTURES[:3]), "reconstructions has shape"),
     ],
 )
 def test_errors_name_the_argument_and_its_shape(call: Any, message: str) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dbn_vae import plotting, storage
+from dbn_vae import grids, plotting, storage
 from dbn_vae.aevb import AEVB
 from dbn_vae.evaluation.likelihood import Score, evaluate
 from dbn_vae.likelihoods import Bernoulli, Gaussian, Likelihood
@@ -316,16 +316,16 @@ def figures(model: VAE, images: Images, epochs: list[Epoch]) -> dict[str, tuple[
         ),
         "reconstructions": (
             "Test images above their reconstructions, the mean of p(x | z) at the mean of q(z | x).",
-            plotting.reconstruction_grid(pictures(shown.x), pictures(model.reconstruct(shown))),
+            grids.reconstruction_grid(pictures(shown.x), pictures(model.reconstruct(shown))),
         ),
         "samples": (
             "New images from random z: the mean of p(x | z), not draws of pixels.",
-            plotting.image_grid(decoded(z), columns=10),
+            grids.image_grid(decoded(z), columns=10),
         ),
     }
     if model.core.n_latent == 2:
         caption = "The mean of p(x | z) over the plane of z, equal areas of equal prior probability."
-        found["manifold"] = (caption, plotting.manifold_grid(decoded))
+        found["manifold"] = (caption, grids.manifold_grid(decoded))
     return found
 
 
