@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dbn_vae import plotting, storage
-from dbn_vae.jobs import static_vae
+from dbn_vae.jobs import static_images, static_vae
 
 TINY = ("--data", "digits", "--hidden-dim", "24", "--latent-dim", "3", "--learning-rate", "0.005")
 
@@ -125,14 +125,14 @@ def test_both_bounds_are_printed_with_their_names(tmp_path: Path, capsys: pytest
 
 def test_the_test_images_are_binarised_once_and_kept_apart() -> None:
     arguments = parsed(*TINY, "--out", "unused")
-    images, again = static_vae.load_images(arguments), static_vae.load_images(arguments)
+    images, again = static_images.load_images(arguments), static_vae.load_images(arguments)
     assert torch.equal(images.test.x, again.test.x)
     assert set(images.test.x.unique().tolist()) == {0.0, 1.0}
     assert len(images.test) == len(images.train_part) == 297
     assert len(images.train) == 1500
     model, _, _ = static_vae.fresh(arguments, images)
     assert static_vae.measure(model, images.test) == static_vae.measure(model, images.test)
-    grey = static_vae.load_images(parsed(*TINY, "--likelihood", "gaussian", "--out", "unused"))
+    grey = static_images.load_images(parsed(*TINY, "--likelihood", "gaussian", "--out", "unused"))
     assert torch.equal(torch.cat([grey.train.x, grey.test.x]) * 16 % 1, torch.zeros(1797, 64))
 
 
@@ -154,7 +154,7 @@ def test_mnist_is_read_from_its_folder(tmp_path: Path, monkeypatch: pytest.Monke
         return read_idx(path), np.zeros(30)
 
     monkeypatch.setattr("dbn_vae.datasets.mnist.load_mnist", stored)
-    images = static_vae.load_images(
+    images = static_images.load_images(
         parsed("--data", "mnist", "--data-dir", tmp_path, "--out", "unused", "--likelihood", "gaussian")
     )
     np.testing.assert_allclose(images.test.x, pixels.reshape(30, 784) / 255, atol=1e-7)
