@@ -114,6 +114,8 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
 
     def require_structure(self, model: HMM, moves: Tensor) -> None:
         """Raise ValueError where transmat_, given by hand, makes a move that topology forbids."""
+        if self.topology_is("ergodic"):
+            return
         wrong = ((model.transition.log_transition() > -torch.inf) & (moves == 0)).nonzero().tolist()
         if wrong:
             i, j = wrong[0]
@@ -261,7 +263,7 @@ def prior(name: str, value: Any, shape: tuple[int, ...], negative: bool = False)
     Raises ValueError for one that does not, for NaN, infinity and, unless allowed, negative numbers.
     """
     numbers = np.asarray(value, dtype=np.float64)
-    if not broadcasts(numbers.shape, shape):
+    if numbers.ndim and not broadcasts(numbers.shape, shape):
         raise ValueError(f"{name} has shape {numbers.shape}; it must be a number or broadcast to {shape}")
     if not np.isfinite(numbers).all() or (not negative and (numbers < 0).any()):
         raise ValueError(f"{name}={value}; it must be finite{'' if negative else ' and not negative'}")

@@ -6,6 +6,7 @@ How a start is made, and how the fitted model is kept (as arrays, or as a module
 """
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -177,7 +178,7 @@ class HMMEstimator(StateEstimator):
     def climb(self, model: HMM, data: Sequences, monitor: ConvergenceMonitor) -> tuple[EMStep, list[str]]:
         """EM until the log-likelihood gains less than tol, or n_iter updates; the last step, and what went wrong."""
         objective, troubles = -np.inf, []
-        with tqdm(total=self.n_iter, desc=type(self).__name__, disable=not self.verbose, leave=False) as bar:
+        with self.bar() as bar:
             for step in em(model, data):
                 monitor.history.append(self.watched(step))
                 # the first update may pay for entering the prior's and the floor's constraints
@@ -192,9 +193,16 @@ class HMMEstimator(StateEstimator):
                 # hmmlearn updates once more after the gain falls under tol, and so do we
                 small = len(monitor.history) > 1 and monitor.history[-1] - monitor.history[-2] < self.tol
                 monitor.converged = small
-                bar.update()
-                bar.set_postfix(log_likelihood=f"{monitor.history[-1]:.4f}")
+                if bar is not None:
+                    bar.update()
+                    bar.set_postfix(log_likelihood=f"{monitor.history[-1]:.4f}")
         return step, troubles
+
+    def bar(self) -> AbstractContextManager[tqdm | None]:
+        """Progress, where it is asked for: a bar that shows nothing would cost more than an update of a small fit."""
+        if not self.verbose:
+            return nullcontext()
+        return tqdm(total=self.n_iter, desc=type(self).__name__, leave=False)
 
     def troubles(self, model: HMM, last: EMStep) -> list[str]:
         """What a user should know of the fitted model, and what to do about it."""

@@ -7,6 +7,7 @@ data set it saves nothing, since the recursion takes all the time; for a hundred
 import torch
 from torch import Tensor
 
+from dbn_vae.distributions import log_normalized
 from dbn_vae.emissions.categorical import Categorical
 from dbn_vae.emissions.gaussian import DiagonalGaussian
 from dbn_vae.inference.backends import available, name
@@ -61,7 +62,7 @@ class Compiled:
     def rows(self, logits: Tensor, concentration: Tensor | float, frozen: bool) -> "_cpu.Rows":
         """Log-probabilities and their prior; the logits are put as the logarithms of their softmax, where they lie."""
         logits, alpha = logits.detach(), self.written_out(concentration, logits)
-        logits.sub_(logits.logsumexp(-1, keepdim=True))
+        logits.copy_(log_normalized(logits))
         return _cpu.Rows(logits.data_ptr(), alpha.data_ptr(), frozen)
 
     def gaussians(self, emission: DiagonalGaussian) -> None:
