@@ -616,6 +616,11 @@ NB_MODULE(_cpu, m) {
             climb.gaussians = {at<double>(mean), at<double>(log_scale), at<double>(centre), at<double>(pull),
                                at<double>(scale), dof, at<double>(floor), at<bool>(held), mean_frozen, variance_frozen};
         })
+        .def("full_gaussians", [](Climb& climb, Address mean, Address factor, Address centre, Address pull, Address scale,
+                                  double dof, Address floor, bool mean_frozen, bool covariance_frozen) {
+            climb.full = {at<double>(mean), at<double>(factor), at<double>(centre), at<double>(pull), at<double>(scale),
+                          dof, at<double>(floor), mean_frozen, covariance_frozen};
+        })
         .def("expect", &Climb::expect, Free())
         .def("maximize", &Climb::maximize, Free())
         .def("log_prior", &Climb::log_prior)

@@ -4,15 +4,18 @@ em.py and the modules' own `maximize` define what an update is; this does the sa
 data set it saves nothing, since the recursion takes all the time; for a hundred frames it saves nearly all.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from dbn_vae.distributions import log_normalized
 from dbn_vae.emissions.categorical import Categorical
-from dbn_vae.emissions.gaussian import DiagonalGaussian
+from dbn_vae.emissions.dense_gaussian import FullGaussian
+from dbn_vae.emissions.gaussian import DiagonalGaussian, Gaussian
 from dbn_vae.inference.backends import available, name
 from dbn_vae.inference.chain import Chain
-from dbn_vae.inference.potentials import Quadratic, Table
+from dbn_vae.inference.potentials import Quadratic, Table, Whitened
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.stationary import Stationary
@@ -26,7 +29,7 @@ class Compiled:
 
     def __init__(self, model: HMM, batch: Batch, chain: Chain) -> None:
         transition, emission, form = model.transition, model.emission, chain.log_emission
-        assert isinstance(transition, Stationary)
+        assert isinstance(transition, Stationary) and isinstance(emission, Categorical | Gaussian)
         self.log_z = torch.empty(len(batch.lengths), dtype=torch.float64)
         self.visits = torch.empty(model.n_components, dtype=torch.float64)
         # the kernel must read the parameters themselves, which it changes
@@ -41,23 +44,38 @@ class Compiled:
         self.alive += numbers
         weights, log_z, visits = (x.data_ptr() for x in numbers)
         self.climb = _cpu.Climb(tables, initial, moves, weights, log_z, visits)
-        self.symbols = isinstance(emission, Categorical)
+        self.emission = emission
         if isinstance(emission, Categorical):
-            self.size = emission.n_symbols
             self.climb.symbols(self.rows(emission.logits, emission.concentration, "probs" in emission.frozen))
-        else:
-            assert isinstance(emission, DiagonalGaussian)
-            self.size = emission.n_features
+        elif isinstance(emission, FullGaussian):
+            self.full_gaussians(emission)
+        elif isinstance(emission, DiagonalGaussian):
             self.gaussians(emission)
 
     def sums(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Of the last E-step: first states (K,), moves (K, K), and what the emission's maximize reads."""
-        K, n = len(self.visits), self.size
-        numbers = torch.empty(K + K * K + K * n * (1 if self.symbols else 3), dtype=torch.float64)
+        K, emission = len(self.visits), self.emission
+        if isinstance(emission, Categorical):
+            shapes: list[tuple[int, ...]] = [(emission.n_symbols,)]
+        else:
+            D = emission.n_features
+            shapes = [(1,), (D,), (D, D)] if isinstance(emission, FullGaussian) else [(D,)] * 3
+        rows = [math.prod(shape) for shape in shapes]
+        numbers = torch.empty(1 + K + sum(rows), K, dtype=torch.float64)  # the kernel has states innermost
         self.climb.sums(numbers.data_ptr())
-        first, pairs, rest = numbers.split([K, K * K, len(numbers) - K - K * K])
-        statistics = rest.view(-1, n, K).mT  # the kernel has states innermost
-        return first, pairs.view(K, K), tuple(statistics)
+        first, pairs, *statistics = numbers.split([1, K, *rows])
+        return (
+            first[0],
+            pairs,
+            tuple(s.T.reshape(K, *shape) for s, shape in zip(statistics, shapes, strict=True)),
+        )
+
+    def maximize(self) -> None:
+        if self.climb.maximize():
+            if isinstance(self.emission, FullGaussian):
+                self.emission.held.zero_()
+        else:
+            self.emission.maximize(*self.sums()[2])
 
     def rows(self, logits: Tensor, concentration: Tensor | float, frozen: bool) -> "_cpu.Rows":
         """Log-probabilities and their prior; the logits are put as the logarithms of their softmax, where they lie."""
@@ -79,6 +97,20 @@ class Compiled:
             "mean" in emission.frozen, "covariance" in emission.frozen,
         )  # fmt: skip
 
+    def full_gaussians(self, emission: FullGaussian) -> None:
+        mean, prior = emission.mean.detach(), emission.prior
+        if "covariance" not in emission.frozen:
+            emission.held = torch.zeros(len(mean), 1, dtype=torch.bool)
+        centre, pull = self.written_out(prior.mean, mean), self.written_out(prior.weight, mean)
+        scale, floor = (
+            self.written_out(emission.prior_scale(), emission.factor),
+            self.written_out(emission.floor, mean[0]),
+        )
+        self.climb.full_gaussians(
+            mean.data_ptr(), emission.factor.data_ptr(), centre.data_ptr(), pull.data_ptr(), scale.data_ptr(),
+            prior.dof, floor.data_ptr(), "mean" in emission.frozen, "covariance" in emission.frozen,
+        )  # fmt: skip
+
     def written_out(self, value: Tensor | float, like: Tensor) -> Tensor:
         """A tensor of that shape, kept for as long as the kernel reads it."""
         full = torch.as_tensor(value, dtype=torch.float64).expand(like.shape).contiguous()
@@ -89,18 +121,24 @@ class Compiled:
 def compiled(model: HMM, batches: list[Batch]) -> Compiled | None:
     """The compiled updates, where there are some.
 
-    That is for one batch on the CPU in float64, a stationary chain, diagonal Gaussian or categorical emissions, and
-    where nothing needs the emissions written out.
+    That is for one batch on the CPU in float64, a stationary chain, Gaussian (diagonal or full) or categorical
+    emissions, and where nothing needs the emissions written out.
     """
     emission = model.emission
-    fits = type(model.transition) is Stationary and type(emission) in (Categorical, DiagonalGaussian)
+    fits = type(model.transition) is Stationary and type(emission) in (
+        Categorical,
+        DiagonalGaussian,
+        FullGaussian,
+    )
     if not fits or len(batches) > 1:
         return None
     if isinstance(emission, DiagonalGaussian) and emission.log_scale.shape != emission.mean.shape:
         return None
+    if isinstance(emission, FullGaussian) and len(emission.factor) != model.n_components:
+        return None
     chain = model.chain(batches[0])
     form = chain.log_emission
-    if not isinstance(form, Quadratic | Table) or name(chain) != "cpu":
+    if not isinstance(form, Quadratic | Whitened | Table) or name(chain) != "cpu":
         return None
     if any(p.dtype != torch.float64 or not p.is_contiguous() for p in model.parameters()):
         return None

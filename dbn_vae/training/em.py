@@ -78,7 +78,7 @@ def in_one_call(quick: Compiled, batch: Batch) -> Iterator[EMStep]:
             require_possible(quick.log_z, batch.which)
         objective = log_likelihood + quick.climb.log_prior()
         yield EMStep(log_likelihood, objective, quick.visits.clone(), partial(read, quick, log_likelihood))
-        quick.climb.maximize()
+        quick.maximize()
 
 
 def read(quick: Compiled, log_likelihood: float) -> Expectation:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dbn_vae import Sequences
-from dbn_vae.emissions import Categorical, DiagonalGaussian
+from dbn_vae.emissions import Categorical, DiagonalGaussian, FullGaussian
 from dbn_vae.emissions.gaussian import GaussianPrior
 from dbn_vae.inference import using
 from dbn_vae.inference.backends import available
@@ -40,16 +40,21 @@ def problem(family: str, seed: int, frozen: tuple[str, ...] = ()) -> tuple[HMM, 
         )
         x = rng.integers(V, size=(sum(lengths), 1)).astype(float)
     else:
+        roots = rng.normal(size=(K, D, D))
+        scale = rng.uniform(0, 0.1, D) if family == "gaussian" else 0.05 * roots @ roots.swapaxes(1, 2)
         prior = GaussianPrior(
             torch.tensor(rng.normal(size=(K, D))), torch.tensor(rng.uniform(0, 1, (K, 1))),
-            torch.tensor(rng.uniform(0, 0.1, D)), float(rng.uniform(0, 2)),
+            torch.tensor(scale), float(rng.uniform(0, 2)),
         )  # fmt: skip
-        emission = DiagonalGaussian(
-            torch.tensor(rng.normal(size=(K, D))), torch.tensor(rng.uniform(0.5, 2, (K, D))), prior,
-            torch.tensor([0.6, 0.01]),
-        )  # fmt: skip
+        mean, spread = torch.tensor(rng.normal(size=(K, D))), torch.tensor(rng.uniform(0.5, 2, (K, D)))
+        floor = torch.tensor([0.6, 0.01]) if family == "gaussian" or seed % 2 else torch.full((2,), 1e-3)
+        if family == "gaussian":
+            emission = DiagonalGaussian(mean, spread, prior, floor)
+        else:
+            emission = FullGaussian(mean, torch.diag_embed(spread) + torch.tensor(scale), prior, floor)
         x = rng.normal(size=(sum(lengths), D)) * [0.7, 2]
-    x[rng.random(x.shape) < 0.2] = np.nan
+    gaps = rng.random(x.shape) < 0.2
+    x[gaps if family != "full" else gaps[:, :1] & (x == x)] = np.nan  # whole frames, or it is not compiled
     chain.frozen = emission.frozen = frozenset(frozen)
     data = Sequences.from_any(x, lengths, weights=rng.uniform(0.2, 2, len(lengths)))
     return HMM(chain, emission), data
@@ -78,7 +83,7 @@ def path(model: HMM, data: Sequences, updates: int = 12) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("frozen", FROZEN, ids=str)
-@pytest.mark.parametrize("family", ["gaussian", "categorical"])
+@pytest.mark.parametrize("family", ["gaussian", "full", "categorical"])
 def test_every_update_is_that_of_the_modules(family: str, frozen: tuple[str, ...]) -> None:
     for seed in range(6):
         quick, data = problem(family, seed, frozen)
@@ -93,6 +98,12 @@ def test_every_update_is_that_of_the_modules(family: str, frozen: tuple[str, ...
 
 def test_the_drawn_problems_ask_for_everything() -> None:
     """Floors that hold and zeros: or the comparison above says little."""
+    held = []
+    for seed in range(6):  # a covariance at its floor is left to the module, the others are not
+        model, data = problem("full", seed)
+        path(model, data)
+        held.append(bool(model.emission.held.any()))
+    assert any(held) and not all(held)
     model, data = problem("gaussian", 0)
     path(model, data)
     assert model.emission.held.any() and not model.emission.held.all()
@@ -100,7 +111,7 @@ def test_the_drawn_problems_ask_for_everything() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["gaussian", "categorical"])
+@pytest.mark.parametrize("family", ["gaussian", "full", "categorical"])
 def test_the_sums_are_those_of_the_modules(family: str) -> None:
     """What online EM goes on from, after a few updates."""
     model, data = problem(family, 3)
@@ -112,7 +123,7 @@ def test_the_sums_are_those_of_the_modules(family: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "categorical"])
+@pytest.mark.parametrize("family", ["gaussian", "full", "categorical"])
 def test_a_state_nobody_visits_stays_as_it_is(family: str) -> None:
     models = [problem(family, 3)[0] for _ in range(2)]
     data = problem(family, 3)[1]
@@ -121,7 +132,7 @@ def test_a_state_nobody_visits_stays_as_it_is(family: str) -> None:
             model.transition.initial_logits.copy_(torch.tensor([0.0, -math.inf, 0.0]))
             model.transition.transition_logits[:, 1] = -math.inf
         model.transition.startprob_prior = model.transition.transmat_prior = 1.0
-        if family == "gaussian":
+        if family != "categorical":
             model.emission.prior = GaussianPrior()
     with using("reference"):
         expected = path(models[0], data)
