@@ -35,13 +35,14 @@ from dbn_vae.emissions.von_mises import VonMises
 from dbn_vae.emissions.zero_inflated import ZeroInflated
 
 
-def require_no_context(emission: Emission, verb: str) -> None:
-    """Raise NotImplementedError for a family that conditions on inputs or on earlier frames."""
-    if emission.n_context:
-        raise NotImplementedError(
-            f"{verb} is not offered for {type(emission).__name__}, which conditions on inputs or earlier frames: "
-            "frames that nobody saw would change what it conditions on"
-        )
+def require_no_past(emission: Emission, verb: str) -> None:
+    """Raise NotImplementedError for a family that conditions on earlier frames, or has a part that does."""
+    for part in emission.modules():
+        if isinstance(part, Emission) and part.n_context and not part.n_inputs:
+            raise NotImplementedError(
+                f"{verb} is not offered for {type(part).__name__}, which conditions on earlier frames: frames that "
+                "nobody saw would change what it conditions on"
+            )
 
 
 # -- moments

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dbn_vae.arrays import as_numpy, check_inputs
+from dbn_vae.arrays import as_numpy, check_inputs, numbers
 from dbn_vae.sequences import Sequences
 
 
@@ -160,3 +160,22 @@ def require_sample_inputs(inputs: Any, n_samples: int, n_inputs: int, name: str)
         wanted = f"give inputs of shape {(n_samples, n_inputs)}" if n_inputs else "leave them out"
         raise ValueError(f"{given}, but this {name} reads {n_inputs} a frame: {wanted}")
     return u
+
+
+def require_future_inputs(inputs: Any, B: int, horizon: int, n_inputs: int, name: str) -> Tensor | None:
+    """The inputs of the H frames after each of B sequences: (B, H, U); raises ValueError where they do not fit."""
+    if inputs is None and not n_inputs:
+        return None
+    if not n_inputs:
+        raise ValueError(f"future_inputs are given, but this {name} reads none: leave them out")
+    u = None if inputs is None else numbers("future_inputs", inputs)
+    shapes = (horizon, n_inputs), (B, horizon, n_inputs)
+    if u is None or u.shape not in shapes:
+        given = "are not given" if u is None else f"have shape {u.shape}"
+        raise ValueError(
+            f"future_inputs {given}, but this {name} reads {n_inputs} a frame: give those of the {horizon} frames to "
+            f"come, of shape {shapes[0]} for every sequence or {shapes[1]}"
+        )
+    if not np.isfinite(u).all():
+        raise ValueError("future_inputs hold NaN or infinite values; covariates must be known throughout")
+    return torch.as_tensor(u).expand(B, horizon, n_inputs)

@@ -2,6 +2,8 @@
 
     p(s_{T+h} | x_{1:T}) = p(s_T | x_{1:T}) A^h,    p(x_{T+h} | x_{1:T}) = Σ_k p(s_{T+h} = k | x_{1:T}) p_k(x)
 
+Where inputs drive the moves, A^h is A(u_{T+1}) … A(u_{T+h}); where states have durations, A is that of (state, age).
+
 Source: Zucchini, MacDonald and Langrock (2016), Hidden Markov models for time series, ch. 5.
 """
 
@@ -16,12 +18,13 @@ from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.conditional import complete, expected, likely
-from dbn_vae.emissions.predictive import blend, cdf, discrete, moments, plain
-from dbn_vae.estimators.arguments import column_names
+from dbn_vae.emissions.inputs import over_inputs
+from dbn_vae.emissions.predictive import blend, cdf, discrete, moments, plain, require_no_past
+from dbn_vae.estimators.arguments import column_names, require_future_inputs
 from dbn_vae.estimators.devices import on_host
 from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.estimators.streaming import require_whole
-from dbn_vae.models.hmm import HMM, require_no_inputs
+from dbn_vae.models.hmm import HMM
 
 DRAWS = 1000  # behind quantiles of families without a distribution function, where no samples are asked for
 LEVELS = (0.05, 0.5, 0.95)
@@ -74,6 +77,8 @@ class PredictiveVerbs(PosteriorVerbs):
         n_samples: int = 0,
         quantiles: Any = LEVELS,
         random_state: Any = None,
+        inputs: Any = None,
+        future_inputs: Any = None,
     ) -> Forecast:
         """The `horizon` frames after the end of every sequence, given all of it.
 
@@ -84,31 +89,35 @@ class PredictiveVerbs(PosteriorVerbs):
             horizon: H ≥ 1.
             n_samples: paths x_{T+1:T+H} to draw.
             quantiles: levels between 0 and 1.
+            inputs: (n, U) covariates of the frames of X, where the model reads them.
+            future_inputs: those of the frames to come, (H, U) for every sequence or (B, H, U).
 
         Raises:
             ValueError: naming the argument; also where a sequence is impossible.
-            NotImplementedError: for families that condition on inputs or earlier frames.
+            NotImplementedError: for families that condition on earlier frames.
         """
         require_whole(1, horizon=horizon)
         require_whole(0, n_samples=n_samples)
         levels = checked_levels(quantiles)
-        posterior = self.posterior(X, lengths)
+        posterior = self.posterior(X, lengths, inputs=inputs)
+        B = len(posterior.data)
+        u = require_future_inputs(future_inputs, B, horizon, self.n_inputs, type(self).__name__)
         model = self.hmm("forecast")
-        last = posterior.data.lengths.numpy().cumsum() - 1
         generator = self.generator(random_state)
         with torch.no_grad():
-            A = model.transition.log_transition().exp()
-            ahead = [torch.as_tensor(np.asarray(posterior.filtered)[last]) @ A]
-            for _ in range(horizon - 1):
-                ahead.append(ahead[-1] @ A)
-            probs = torch.stack(ahead, 1)
-            mean, variance, values = predictive(model.emission, probs, levels)
+            A = moves_ahead(model, u, horizon).expand(B, -1, -1, -1)
+            ahead = [torch.as_tensor(posterior.belief)]
+            for step in A.unbind(1):
+                ahead.append((ahead[-1][:, None] @ step).squeeze(1))
+            probs = torch.stack(ahead[1:], 1).unflatten(-1, (-1, model.n_ages)).sum(-1)
+            mean, variance, values = predictive(model.emission, probs, levels, u)
             known = mean is not None and values is not None
             n_draws = n_samples if known else max(n_samples, DRAWS)
             paths = None
             if n_draws:
-                states = draw_states(ahead[0], A, n_draws, horizon, generator)
-                paths = plain(model.emission.sample(states, generator))
+                states = draw_states(ahead[1], A, n_draws, generator) // model.n_ages
+                given = None if u is None else u.expand(n_draws, *u.shape)
+                paths = plain(model.emission.sample(states, generator, given))
         if paths is not None and (mean is None or variance is None):
             mean, variance = paths.mean(0), paths.var(0, ddof=1)
         if paths is not None and values is None:
@@ -119,7 +128,15 @@ class PredictiveVerbs(PosteriorVerbs):
             mean, variance, levels, values, drawn, plain(probs), tuple(names_of(X)), sequence_keys(X)
         )
 
-    def impute(self, X: Any, lengths: Any = None, *, how: str = "mean", random_state: Any = None) -> Any:
+    def impute(
+        self,
+        X: Any,
+        lengths: Any = None,
+        *,
+        how: str = "mean",
+        random_state: Any = None,
+        inputs: Any = None,
+    ) -> Any:
         """X with missing entries filled in given everything observed, the observed ones as they are: (n, D).
 
         Rows stand as those of predict_proba; a DataFrame gives a DataFrame with its index and columns.
@@ -128,31 +145,37 @@ class PredictiveVerbs(PosteriorVerbs):
             how: "mean", the conditional expectation, of least squared error; "sample", one draw of states and then of
                 frames from their joint posterior, with the spread that means lack; "viterbi", the expectation (of
                 symbols and angles the most probable value) in the states of the most probable path.
+            inputs: (n, U) covariates, where the model reads them.
 
         Raises ValueError for another `how`, and for the mean of symbols or angles, which have none.
         """
         if how not in ("mean", "sample", "viterbi"):
             raise ValueError(f"how={how!r}; it is 'mean', 'sample' or 'viterbi'")
-        posterior = self.posterior(X, lengths)
+        posterior = self.posterior(X, lengths, inputs=inputs)
         emission, data = self.hmm("impute").emission, posterior.data
         rows = (~data.observed).any(1).nonzero().flatten()
         x, observed = data.x[rows], data.observed[rows]
         out, _ = data.stacked()
         if len(rows) == 0:
             return table(X, out)
+        u = None if data.inputs is None else data.inputs[rows]
         with torch.no_grad():
             if how == "mean":
                 gamma = torch.as_tensor(np.asarray(posterior.smoothed)[rows])
                 # a state that cannot have given the frame has no say, whatever it expects
-                each = expected(emission, x, observed)
+                each = over_inputs(emission, u, lambda family, r: expected(family, x[r], observed[r]))
                 weighted = torch.where(gamma[..., None] > 0, gamma[..., None] * each, 0.0)
                 filled = torch.where(observed, x, weighted.sum(1))
             elif how == "viterbi":
                 path = torch.as_tensor(np.asarray(posterior.viterbi().states)[rows])
-                filled = likely(emission, x, observed)[torch.arange(len(rows)), path]
+                each = over_inputs(emission, u, lambda family, r: likely(family, x[r], observed[r]))
+                filled = each[torch.arange(len(rows)), path]
             else:
-                path = torch.as_tensor(posterior.sample(1, random_state)[0][rows])
-                filled = complete(emission, path, x, observed, self.generator(random_state))
+                path, generator = posterior.sample(1, random_state)[0][rows], self.generator(random_state)
+                path = torch.as_tensor(path)
+                filled = over_inputs(
+                    emission, u, lambda family, r: complete(family, path[r], x[r], observed[r], generator)
+                )
         out[rows] = plain(filled)
         if np.isnan(out).any():
             raise ValueError(
@@ -168,21 +191,40 @@ class PredictiveVerbs(PosteriorVerbs):
         """The fitted module, where a frame's distribution is known given its state alone."""
         model = self.state_model()
         assert isinstance(model, HMM)
-        require_no_inputs(model, verb)
+        require_no_past(model.emission, verb)
         return on_host(model)
 
 
+def moves_ahead(model: HMM, inputs: Tensor | None, horizon: int) -> Tensor:
+    """A of the moves into each of the next frames, under their inputs (B, H, U): (B or 1, H, M, M)."""
+    if not model.transition.n_inputs or inputs is None:
+        A = model.tables()[1].exp()
+        return A.expand(1, horizon, *A.shape)
+    # a move reads the inputs of the frame moved to: those of the last frame seen have no say
+    return model.tables(torch.cat([inputs[:, :1], inputs], 1))[1].exp()
+
+
 def predictive(
-    emission: Emission, weights: Tensor, levels: tuple[float, ...]
+    emission: Emission, weights: Tensor, levels: tuple[float, ...], inputs: Tensor | None = None
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Mean, variance (B, H, D) and quantiles (B, Q, H, D) of Σ_k w_k p_k, w (B, H, K); None where not known exactly."""
+    """Mean, variance (B, H, D) and quantiles (B, Q, H, D) of Σ_k w_k p_k, w (B, H, K); None where not known exactly.
+
+    inputs: (B, H, U), where the family reads them.
+    """
+    (B, H), D = weights.shape[:2], emission.n_features
+    w, u = weights.flatten(0, 1), None if inputs is None else inputs.flatten(0, 1)
     mean = variance = quantiles = None
     with suppress(NotImplementedError):
-        mean, variance = (plain(value) for value in blend(weights, *moments(emission)))
+        both = over_inputs(emission, u, lambda family, rows: torch.stack(blend(w[rows], *moments(family)), 1))
+        mean, variance = (plain(value).reshape(B, H, D) for value in both.unbind(1))
     with suppress(NotImplementedError):
-        quantiles = np.moveaxis(mixture_quantiles(emission, plain(weights), levels), -2, 1)
+        each = over_inputs(
+            emission,
+            u,
+            lambda family, rows: torch.as_tensor(mixture_quantiles(family, plain(w[rows]), levels)),
+        )
+        quantiles = np.moveaxis(each.numpy().reshape(B, H, len(levels), D), 2, 1)
     if quantiles is None and mean is not None and np.isnan(mean).all():
-        B, H, D = mean.shape
         quantiles = np.full((B, len(levels), H, D), np.nan)
     return mean, variance, quantiles
 
@@ -214,12 +256,13 @@ def mixture_quantiles(emission: Emission, weights: np.ndarray, levels: tuple[flo
     return high
 
 
-def draw_states(first: Tensor, A: Tensor, n: int, horizon: int, generator: torch.Generator) -> Tensor:
-    """n ≥ 1 paths of the chain from each of B distributions (B, K) of the first state: (n, B, H)."""
+def draw_states(first: Tensor, A: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n ≥ 1 paths from each of B distributions (B, M) of the first step, by moves A (B, H, M, M): (n, B, H)."""
     state = torch.multinomial(first, n, replacement=True, generator=generator).T
-    path = [state]
-    for _ in range(horizon - 1):
-        state = torch.multinomial(A[state.flatten()], 1, generator=generator).view(state.shape)
+    path, lane = [state], torch.arange(len(first))
+    for step in A[:, 1:].unbind(1):
+        rows = step[lane, state].flatten(0, 1)
+        state = torch.multinomial(rows, 1, generator=generator).view(state.shape)
         path.append(state)
     return torch.stack(path, -1)
 

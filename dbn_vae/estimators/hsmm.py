@@ -14,6 +14,7 @@ from dbn_vae.estimators.arguments import require_choice, require_width
 from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.classical import as_array
 from dbn_vae.estimators.devices import place
+from dbn_vae.estimators.forecasting import PredictiveVerbs
 from dbn_vae.estimators.modules import ModuleHMM
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hsmm import HSMM as Module
@@ -45,7 +46,7 @@ def duration_named(name: str, mean: Tensor, shortest: int, longest: int, prior: 
 
 
 @dataclass(eq=False, repr=False)
-class HSMM(ModuleHMM):
+class HSMM(ModuleHMM, PredictiveVerbs):
     """A state lasts as long as its own distribution says, not geometrically; fitted by EM.
 
     The first stay begins with the sequence; the last one may go on after its end, and counts as such.

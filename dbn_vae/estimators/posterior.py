@@ -1,7 +1,7 @@
 """Everything the data say of the states, from one object.
 
     filtered      p(s_t | x_{1:t})       predicted   p(s_t | x_{1:t-1})      smoothed   p(s_t | x_{1:T})
-    fixed_lag     p(s_t | x_{1:t+lag})   xi          Σ_t p(s_{t-1}, s_t | x_{1:T})
+    fixed_lag     p(s_t | x_{1:t+lag})   ahead       p(s_t | x_{1:t-h})      xi         Σ_t p(s_{t-1}, s_t | x_{1:T})
 
 What has a row a frame stands in the order of the rows of X, sequence after sequence, as predict_proba has it, and for a
 DataFrame with its index; what is said of sequences has B entries.  Each is computed when it is first asked for, and
@@ -11,6 +11,7 @@ then kept.  The object is a snapshot: later changes of the estimator do not reac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from functools import cached_property, partial
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,12 +24,13 @@ from dbn_vae.emissions.predictive import plain
 from dbn_vae.estimators.devices import on_host
 from dbn_vae.estimators.streaming import StateFilter, require_whole
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
+from dbn_vae.inference.durations import Stays, StaysPosterior
 from dbn_vae.models.base import LatentModel, StateModel
 from dbn_vae.models.hmm import HMM, require_no_inputs
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.training.em import require_possible
 
-P = TypeVar("P", Filtered, Posterior)
+P = TypeVar("P", Filtered, Posterior | StaysPosterior)
 
 
 class StatePaths(NamedTuple):
@@ -46,6 +48,7 @@ class StatePosterior:
         chains: each batch of it with its chain.
         like: gives rows (n, ...) the index of X.
         generator: randomness from a random_state.
+        verbs: the functions that read such chains.
         looks_ahead: frame t of the chain knows x after t; then nothing can be asked online.
         exact: log Z is the log-likelihood of the model, not only of its chain.
     """
@@ -56,11 +59,12 @@ class StatePosterior:
         chains: list[tuple[Batch, Chain]],
         like: Callable[[np.ndarray], Any],
         generator: Callable[[Any], torch.Generator],
+        verbs: ModuleType = inference,
         looks_ahead: bool = False,
         exact: bool = True,
     ) -> None:
         self.data = data
-        self._chains, self._like, self._generator = chains, like, generator
+        self._chains, self._like, self._generator, self._verbs = chains, like, generator, verbs
         self._looks_ahead, self._exact = looks_ahead, exact
         self._known: dict[Hashable, Any] = {}
 
@@ -91,11 +95,22 @@ class StatePosterior:
         """p(s_t = k | x_{1:t}): (n, K)."""
         return self._per_frame([f.probs for f in self._filters()])
 
-    @cached_property
+    @property
     def predicted(self) -> Any:
         """p(s_t = k | x_{1:t-1}), the start distribution at first frames: (n, K)."""
-        pairs = zip(self._chains, self._filters(), strict=True)
-        return self._per_frame([inference.predicted(chain, f.probs) for (_, chain), f in pairs])
+        return self.ahead(1)
+
+    def ahead(self, h: int) -> Any:
+        """p(s_t = k | x_{1:t-h}), what was known h frames before; nothing, at the first h frames: (n, K)."""
+        require_whole(1, h=h)
+        self._filters()
+        return self._once(("ahead", h), lambda: self._per_frame(self._each(self._verbs.predicted, h)))
+
+    @cached_property
+    def belief(self) -> np.ndarray:
+        """p(s_T | x_{1:T}) at the end of each sequence: (B, K); of an HSMM state and age, (B, K · max_duration)."""
+        self._filters()
+        return self._per_sequence(self._each(self._verbs.belief))
 
     @cached_property
     def smoothed(self) -> Any:
@@ -106,18 +121,18 @@ class StatePosterior:
         """p(s_t = k | x_{1:t+lag}), what is known `lag` frames later: (n, K)."""
         require_whole(0, lag=lag)
         self._filters()
-        return self._once(("lag", lag), lambda: self._per_frame(self._each(inference.fixed_lag, lag)))
+        return self._once(("lag", lag), lambda: self._per_frame(self._each(self._verbs.fixed_lag, lag)))
 
     @cached_property
     def xi(self) -> np.ndarray:
         """Expected moves from i to j: (B, K, K)."""
-        return self._per_sequence([p.xi if p.xi.dim() == 3 else p.xi.sum(1) for p in self._smooth()])
+        return self._per_sequence([p.pairs for p in self._smooth()])
 
     def xi_steps(self) -> np.ndarray:
         """p(s_{t-1} = i, s_t = j | x_{1:T}) frame by frame: (n, K, K), the row of t; 0 at first frames."""
 
         def steps(chain: Chain) -> Tensor:
-            _, pairs = inference.two_slice(chain)
+            _, pairs = self._verbs.two_slice(chain)
             return torch.cat([pairs.new_zeros(len(pairs), 1, *pairs.shape[2:]), pairs], 1)
 
         self._smooth()
@@ -127,7 +142,13 @@ class StatePosterior:
     @cached_property
     def entropy(self) -> np.ndarray:
         """H of p(s_{1:T} | x_{1:T}), how undecided the path is as a whole: (B,), in nats."""
-        return self._per_sequence(self._each(inference.entropy))
+        return self._per_sequence(self._each(self._verbs.entropy))
+
+    @cached_property
+    def log_emission(self) -> Any:
+        """log p(x_t | s_t = k), 0 where nothing was observed: (n, K).  Raises ValueError for the deep models."""
+        self._require_exact("log_emission")
+        return self._per_frame([chain.log_emission for chain in self._each(written)])
 
     @cached_property
     def leave_one_out(self) -> Any:
@@ -136,13 +157,13 @@ class StatePosterior:
         Raises ValueError for the deep models.
         """
         self._require_exact("leave_one_out")
-        return self._per_frame(self._each(inference.leave_one_out))
+        return self._per_frame(self._each(self._verbs.leave_one_out))
 
     # -- paths
 
     def viterbi(self) -> StatePaths:
         """The most probable path."""
-        return self._once("viterbi", lambda: self._paths(self._explained(self._each(inference.viterbi))))
+        return self._once("viterbi", lambda: self._paths(self._explained(self._each(self._verbs.viterbi))))
 
     def mpm(self) -> StatePaths:
         """The most probable state of every step; as a path it may be impossible, of log-probability −∞."""
@@ -152,19 +173,21 @@ class StatePosterior:
         """argmax_s α log p(s | x) + (1 − α) Σ_t log p(s_t | x), between viterbi (1) and mpm (0); see
         inference.hybrid."""
         self._smooth()
-        return self._once(("hybrid", alpha), lambda: self._paths(self._each(inference.hybrid, alpha)))
+        return self._once(("hybrid", alpha), lambda: self._paths(self._each(self._verbs.hybrid, alpha)))
 
     def k_best(self, n: int) -> StatePaths:
         """The n most probable paths, best first: log_prob (n, B), states (n, frames); −∞, −1 where none is left."""
         require_whole(1, n=n)
-        return self._once(("best", n), lambda: self._paths(self._explained(self._each(inference.k_best, n))))
+        return self._once(
+            ("best", n), lambda: self._paths(self._explained(self._each(self._verbs.k_best, n)))
+        )
 
     def sample(self, n: int = 1, random_state: Any = None) -> np.ndarray:
         """n independent paths from p(s_{1:T} | x_{1:T}): (n, frames)."""
         require_whole(1, n=n)
         self._smooth()
         generator = self._generator(random_state)
-        drawn = self._each(inference.sample, n, generator)
+        drawn = self._each(self._verbs.sample, n, generator)
         return np.moveaxis(self._stacked([d.movedim(0, -1) for d in drawn]), -1, 0)
 
     # -- how
@@ -172,12 +195,12 @@ class StatePosterior:
     def _filters(self, possible: bool = True) -> list[Filtered]:
         """Raises ValueError naming a sequence that no path explains, unless that is allowed."""
         self._require_online()
-        found: list[Filtered] = self._once("filter", lambda: self._each(inference.filter))
+        found: list[Filtered] = self._once("filter", lambda: self._each(self._verbs.filter))
         return self._require_possible(found) if possible else found
 
-    def _smooth(self) -> list[Posterior]:
+    def _smooth(self) -> list[Posterior | StaysPosterior]:
         """Raises ValueError naming a sequence that no path explains."""
-        found: list[Posterior] = self._once("smooth", lambda: self._each(inference.smooth))
+        found: list[Posterior | StaysPosterior] = self._once("smooth", lambda: self._each(self._verbs.smooth))
         return self._require_possible(found)
 
     def _require_possible(self, found: list[P]) -> list[P]:
@@ -240,10 +263,20 @@ class StatePosterior:
             raise ValueError(f"{name}: p(x) of a deep model is not known; score and evaluate bound it")
 
 
+def written(chain: Chain | Stays) -> Chain[Tensor]:
+    """The chain with its emissions written out, that of stays within them."""
+    return (chain.chain if isinstance(chain, Stays) else chain).dense()
+
+
 class PosteriorVerbs(ABC):
     """What every estimator with states answers of its posterior."""
 
     frames_at_once: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def n_inputs(self) -> int:
+        """Columns of the inputs that the model reads; 0 where it reads none."""
 
     @abstractmethod
     def state_model(self) -> StateModel:
@@ -277,7 +310,9 @@ class PosteriorVerbs(ABC):
             chains = [(b, model.chain(b)) for b in self.prepared(data).batches(self.frames_at_once)]
         deep = isinstance(model, LatentModel)
         ahead = isinstance(model, LatentModel) and model.looks_ahead
-        return StatePosterior(data, chains, partial(self.like, X), self.generator, ahead, not deep)
+        return StatePosterior(
+            data, chains, partial(self.like, X), self.generator, model.verbs, ahead, not deep
+        )
 
     def filter_state(self) -> StateFilter:
         """A filter for live data that has seen nothing yet; update it frame by frame, see StateFilter.
@@ -287,10 +322,11 @@ class PosteriorVerbs(ABC):
         self.require_fitted()
         model = self.state_model()
         with torch.no_grad():
-            return StateFilter(*self.stream(model), exact=not isinstance(model, LatentModel))
+            exact = not isinstance(model, LatentModel)
+            return StateFilter(*self.stream(model), exact=exact, n_ages=model.n_ages)
 
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
-        """log π (K,), log A (K, K), log p(x | s = k) of a single frame, and its shape."""
+        """log π (M,), log A (M, M), M = K · n_ages, log p(x | s = k) of a single frame, and its shape."""
         if not isinstance(model, HMM):
             raise NotImplementedError(
                 f"{type(self).__name__} has no filter_state: what it makes of a frame depends on other frames; "
@@ -298,6 +334,10 @@ class PosteriorVerbs(ABC):
             )
         require_no_inputs(model, "filter_state")
         model = on_host(model)
-        chain = model.transition
-        tables = plain(chain.log_initial()), plain(chain.log_transition())
-        return *tables, frame_log_prob(model.emission), (model.emission.n_features,)
+        log_initial, log_transition = model.tables()
+        return (
+            plain(log_initial),
+            plain(log_transition),
+            frame_log_prob(model.emission),
+            (model.emission.n_features,),
+        )

@@ -26,11 +26,12 @@ class StateFilter:
     """p(s_t | x_{1:t}) of the frames seen so far, which never looks ahead.
 
     Args:
-        log_initial: (K,).
-        log_transition: (K, K).
+        log_initial: (M,).
+        log_transition: (M, M).
         log_prob: log p(x | s = k) of a frame, NaN where missing: (K,).
         frame: the shape of a frame.
         exact: log_prob is the model's own, not that of a chain standing for a deep one.
+        n_ages: M / K; where it is not 1, the tables are of states and ages, those of state k together.
 
     Attributes: n_frames, how many frames were seen.
     """
@@ -42,9 +43,10 @@ class StateFilter:
         log_prob: FrameLogProb,
         frame: tuple[int, ...],
         exact: bool = True,
+        n_ages: int = 1,
     ) -> None:
         self._belief, self._log_A = log_initial, log_transition
-        self._log_prob, self._shape, self._exact = log_prob, frame, exact
+        self._log_prob, self._shape, self._exact, self._n_ages = log_prob, frame, exact, n_ages
         self._log_z = 0.0
         self.n_frames = 0
 
@@ -57,7 +59,8 @@ class StateFilter:
         frame = np.asarray(x, dtype=np.float64)
         if frame.shape != self._shape:
             raise ValueError(f"x has shape {frame.shape}; a frame of this model has shape {self._shape}")
-        joint = self._log_prob(frame) + self._log_predicted()
+        log_p = self._log_prob(frame)
+        joint = self._log_predicted() + (log_p if self._n_ages == 1 else log_p.repeat(self._n_ages))
         c = float(np.logaddexp.reduce(joint))
         if not -math.inf < c < math.inf:
             raise ValueError(
@@ -78,7 +81,11 @@ class StateFilter:
     @property
     def probs(self) -> np.ndarray:
         """p(s_t | x_{1:t}): (K,); before the first frame, the distribution of its state."""
-        return np.exp(self._belief)
+        return self._of_states(np.exp(self._belief))
+
+    def _of_states(self, probs: np.ndarray) -> np.ndarray:
+        """Ages summed out: (M,) to (K,)."""
+        return probs if self._n_ages == 1 else probs.reshape(-1, self._n_ages).sum(1)
 
     @property
     def log_likelihood(self) -> float:
@@ -91,7 +98,7 @@ class StateFilter:
         """p(s_{t+h} | x_{1:t}), h ≥ 1 steps ahead: (K,)."""
         require_whole(1, h=h)
         later = h if self.n_frames else h - 1
-        return self.probs @ np.linalg.matrix_power(np.exp(self._log_A), later)
+        return self._of_states(np.exp(self._belief) @ np.linalg.matrix_power(np.exp(self._log_A), later))
 
     def copy(self) -> Self:
         """A filter that goes on by itself from here."""

@@ -2,7 +2,7 @@
 
 from dbn_vae.inference.backends import using
 from dbn_vae.inference.chain import Chain, Expected, Filtered, Path, Posterior
-from dbn_vae.inference.decoding import fixed_lag, hybrid, leave_one_out, predicted, two_slice
+from dbn_vae.inference.decoding import belief, fixed_lag, hybrid, leave_one_out, predicted, two_slice
 from dbn_vae.inference.exact import (
     entropy,
     expect,
@@ -28,6 +28,7 @@ __all__ = [
     "Quadratic",
     "Table",
     "Whitened",
+    "belief",
     "entropy",
     "expect",
     "filter",

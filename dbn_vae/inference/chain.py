@@ -118,6 +118,11 @@ class Posterior(NamedTuple):
     xi: Tensor  # (B, K, K) Σ_t p(s_{t-1}, s_t | x_{1:T}) = ∂ log_z / ∂ log_transition;
     #             (B, T-1, K, K), not summed, where the transitions vary in time
 
+    @property
+    def pairs(self) -> Tensor:
+        """Σ_t p(s_{t-1} = i, s_t = j | x_{1:T}): (B, K, K)."""
+        return self.xi if self.xi.dim() == 3 else self.xi.sum(1)
+
 
 class Expected(NamedTuple):
     """Sums over sequences with their weights: what an M-step needs."""

@@ -1,6 +1,7 @@
 """What else a chain can be asked: looking a little ahead, leaving one frame out, and paths between two extremes.
 
-    predicted      p(s_t | x_{1:t-1})           before frame t is seen
+    predicted      p(s_t | x_{1:t-h})           before frame t is seen, h = 1, or earlier
+    belief         p(s_T | x_{1:T})             all that the frames to come depend on
     fixed lag      p(s_t | x_{1:t+lag})         filter at lag 0, smoother once the lag reaches the end
     leave one out  p(s_t | x_{1:t-1}, x_{t+1:T})
     two slices     p(s_{t-1}, s_t | x_{1:T})    step by step, not summed
@@ -15,19 +16,37 @@ from torch import Tensor
 
 from dbn_vae.inference import reference
 from dbn_vae.inference.chain import Chain, Path
-from dbn_vae.inference.exact import detached, path_score, smooth, viterbi
+from dbn_vae.inference.exact import detached, filter, path_score, smooth, viterbi
 
 BLOCK = 2**22  # numbers in one block of windows: bounds the memory whatever T
 
 
-def predicted(chain: Chain, filtered: Tensor) -> Tensor:
-    """p(s_t | x_{1:t-1}) from p(s_t | x_{1:t}), both (B, T, K); the first is the initial distribution, 0 on padding."""
-    initial, transition, _, _ = chain = chain.canonical()
-    A = transition.exp()
+def predicted(chain: Chain, h: int = 1) -> Tensor:
+    """p(s_t | x_{1:t-h}): (B, T, K), 0 on padding; where t ≤ h nothing was seen, and it is p(s_t).
+
+    O(T h K²).  Raises ValueError for h under 1.
+    """
+    require_ahead(h)
+    chain = detached(chain)
+    A = chain.log_transition.exp()
     if A.dim() == 3:
         A = A[:, None]
-    later = (filtered[:, :-1, None] @ A).squeeze(2)
-    return torch.cat([initial.exp()[:, None], later], 1) * chain.mask()[..., None]
+    before = filter(chain).probs
+    first = chain.log_initial.exp()[:, None]
+    for _ in range(min(h, before.shape[1])):
+        before = torch.cat([first, (before[:, :-1, None] @ A).squeeze(2)], 1)
+    return before * chain.mask()[..., None]
+
+
+def require_ahead(h: int) -> None:
+    if h < 1:
+        raise ValueError(f"h={h}; it is a number of steps ahead, from 1")
+
+
+def belief(chain: Chain) -> Tensor:
+    """p(s_T | x_{1:T}), all that the frames to come depend on: (B, K); 0 where a sequence is impossible."""
+    last = chain.mask().sum(1) - 1
+    return filter(chain).probs[torch.arange(len(last), device=last.device), last]
 
 
 def two_slice(chain: Chain) -> tuple[Tensor, Tensor]:
@@ -47,14 +66,18 @@ def fixed_lag(chain: Chain, lag: int) -> Tensor:
     O(T · lag · K²), in logarithms throughout, since a state may be lost by the filter and found again by what comes.
     Runs on the reference, whatever the backend.  Raises ValueError for a negative lag.
     """
-    if lag < 0:
-        raise ValueError(f"lag={lag}; it is a number of steps to look ahead, from 0")
+    require_lag(lag)
     chain = reference.readable(detached(chain).dense())
     message, _ = reference.forward(chain, reference.logsumexp)
     B, T, K = message.shape
     size = max(1, BLOCK // (B * K * K))
     ends = [windows(chain, first, min(first + size, T), lag) for first in range(0, T, size)]
     return normalized(message + torch.cat(ends, 1), chain)
+
+
+def require_lag(lag: int) -> None:
+    if lag < 0:
+        raise ValueError(f"lag={lag}; it is a number of steps to look ahead, from 0")
 
 
 def windows(chain: Chain, first: int, last: int, lag: int) -> Tensor:
@@ -111,8 +134,7 @@ def hybrid(chain: Chain, alpha: float) -> Path:
     on modified potentials.
     Raises ValueError for α outside [0, 1].
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha}; it is the weight of the path as a whole, from 0 to 1")
+    require_weight(alpha)
     chain = detached(chain).dense()
     gamma = smooth(chain).gamma
     chosen = viterbi(
@@ -123,6 +145,11 @@ def hybrid(chain: Chain, alpha: float) -> Path:
         )
     ).states
     return Path(chosen, path_score(chain, chosen))
+
+
+def require_weight(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}; it is the weight of the path as a whole, from 0 to 1")
 
 
 def scaled(weight: float, table: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class StateModel(Model):
 
     n_components: int
     verbs: ModuleType = inference  # the functions that read its chain
+    n_ages: int = 1  # of a state, that what comes next depends on
 
     @abstractmethod
     def chain(self, batch: Batch) -> Chain:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dbn_vae.distributions import at
 from dbn_vae.emissions.base import Emission
-from dbn_vae.emissions.predictive import require_no_context
+from dbn_vae.emissions.predictive import require_no_past
 from dbn_vae.inference import Chain, Potential
 from dbn_vae.models.base import Generator, StateModel
 from dbn_vae.sequences import Batch
@@ -43,6 +43,13 @@ class HMM(StateModel):
             potential = self.emission.potential(*self.frames(batch))
         return state_chain(self.transition, potential, batch)
 
+    def tables(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """log π (..., M) and log A (..., M, M) of what a step forward depends on, M = K · n_ages: here the state.
+
+        inputs: (B, T, U), where the transition reads some.
+        """
+        return self.transition.log_initial(inputs), self.transition.log_transition(inputs)
+
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         """The exact log-likelihood; β and the generator have nothing to act on."""
         return self.verbs.log_partition(self.chain(batch))
@@ -67,13 +74,14 @@ class HMM(StateModel):
 
 
 def require_no_inputs(model: HMM, verb: str) -> None:
-    """Raise NotImplementedError for a model that conditions on inputs or on earlier frames."""
-    require_no_context(model.emission, verb)
-    if model.transition.n_inputs:
-        raise NotImplementedError(
-            f"{verb} is not offered for {type(model.transition).__name__}, which inputs drive: those of steps that "
-            "nobody saw are not known"
-        )
+    """Raise NotImplementedError for a model that reads inputs, or earlier frames."""
+    require_no_past(model.emission, verb)
+    for part in (model.emission, model.transition):
+        if part.n_inputs:
+            raise NotImplementedError(
+                f"{verb} is not offered for {type(part).__name__}, which reads inputs; use filter, with inputs=, on "
+                "all frames so far"
+            )
 
 
 def state_chain(transition: Transition, potential: Potential, batch: Batch) -> Chain:

@@ -28,12 +28,25 @@ class HSMM(HMM):
     verbs: ModuleType = durations
     transition: SemiMarkov
 
+    @property
+    def n_ages(self) -> int:  # type: ignore[override]
+        """D: how long a stay has lasted says how long it still may."""
+        return self.transition.durations.max_duration
+
     def __init__(self, transition: SemiMarkov, emission: Emission) -> None:
         super().__init__(transition, emission)
 
     def chain(self, batch: Batch) -> Stays:  # type: ignore[override]
         potential = labelled(self.emission.log_prob(*self.frames(batch)), batch)
         return stays(self.transition, potential, batch)
+
+    def tables(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """log π (K · D,) and log A (K · D, K · D) of the chain over state and age; see durations.unrolled."""
+        nothing = self.transition.durations.log_prob().new_zeros(1, 1, self.n_components)
+        chain = self.transition.log_initial(), self.transition.log_transition(), nothing
+        tables = self.transition.durations.log_prob(), self.transition.durations.log_survival()
+        flat = durations.unrolled(Stays(Chain(*chain), *tables))
+        return flat.log_initial, flat.log_transition
 
     @torch.no_grad()
     def sample(

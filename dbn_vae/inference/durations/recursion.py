@@ -58,6 +58,12 @@ class StaysPosterior(NamedTuple):
     ended: Tensor  # (B, K, D) expected stays of d steps that were seen to end = ∂ log_z / ∂ log_duration
     censored: Tensor  # (B, K, D) the last stay, seen for d steps = ∂ log_z / ∂ log_survival
 
+    @property
+    def pairs(self) -> Tensor:
+        """Σ_t p(s_{t-1} = i, s_t = j | x_{1:T}): (B, K, K), a stay of d steps counting d − 1 times where i = j."""
+        longer = torch.arange(self.ended.shape[-1]).to(self.ended)
+        return self.xi + ((self.ended + self.censored) @ longer).diag_embed()
+
 
 class Scan(NamedTuple):
     """One pass forward.  Messages at t are relative to Σ_{u ≤ t} c_u, those of b to Σ_{u < t} c_u."""
