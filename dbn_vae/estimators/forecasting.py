@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
@@ -67,6 +68,8 @@ class Forecast:
 
 class PredictiveVerbs(PosteriorVerbs):
     """What follows from a posterior of the states and an emission: forecast and impute."""
+
+    random_state: Any
 
     def forecast(
         self,
@@ -171,8 +174,10 @@ class PredictiveVerbs(PosteriorVerbs):
                 each = over_inputs(emission, u, lambda family, r: likely(family, x[r], observed[r]))
                 filled = each[torch.arange(len(rows)), path]
             else:
-                path, generator = posterior.sample(1, random_state)[0][rows], self.generator(random_state)
-                path = torch.as_tensor(path)
+                # one stream for both: seeded alike, entries would follow from the draws of the states
+                stream = check_random_state(self.random_state if random_state is None else random_state)
+                path = torch.as_tensor(posterior.sample(1, stream)[0][rows])
+                generator = self.generator(stream)
                 filled = over_inputs(
                     emission, u, lambda family, r: complete(family, path[r], x[r], observed[r], generator)
                 )
