@@ -1,6 +1,6 @@
-"""How good one-step predictions are: p(x_t | x_{1:t-1}) against the x_t that came.
+"""How good predictions are: p(x_t | x_{1:t-h}), h = 1 or `horizon` steps ahead, against the x_t that came.
 
-    log score          log p(x_t | x_{1:t-1}), all entries of a frame together; they sum to the log-likelihood
+    log score          log p(x_t | x_{1:t-h}), all entries of a frame together; for h = 1 they sum to the log-likelihood
     CRPS               ∫ (F(x) − [x ≥ x_td])² dx, in the units of x, smaller is better
     PIT                F(x_td), uniform under the true model; between F(x_td −) and F(x_td) at random where x is whole
     pseudo-residuals   Φ⁻¹ of the PIT, standard normal under the true model; "ordinary" ones condition on all other
@@ -36,9 +36,10 @@ class Predictions(Protocol):
     @property
     def log_scores(self) -> Any: ...
     @property
-    def predicted(self) -> Any: ...
+    def log_emission(self) -> Any: ...
     @property
     def leave_one_out(self) -> Any: ...
+    def ahead(self, h: int) -> Any: ...
 
 
 class Predictor(Protocol):
@@ -49,19 +50,34 @@ class Predictor(Protocol):
     def generator(self, random_state: Any = None) -> torch.Generator: ...
 
 
-def log_score(model: Predictor, X: Any, lengths: Any = None) -> np.ndarray:
-    """log p(x_t | x_{1:t-1}): (n,), in nats; 0 where nothing was observed."""
-    return np.asarray(model.posterior(X, lengths).log_scores)
+def log_score(model: Predictor, X: Any, lengths: Any = None, *, horizon: int = 1) -> np.ndarray:
+    """log p(x_t | x_{1:t-h}) of every frame, h = horizon, in nats: (n,); 0 where nothing was observed.
+
+    The first h frames of a sequence are predicted from nothing, by every score.
+    """
+    posterior = model.posterior(X, lengths)
+    if horizon == 1:
+        return np.asarray(posterior.log_scores)
+    with np.errstate(divide="ignore"):
+        joint = np.log(np.asarray(posterior.ahead(horizon))) + np.asarray(posterior.log_emission)
+    seen = posterior.data.observed.flatten(1).any(1).numpy()
+    return np.where(seen, np.logaddexp.reduce(joint, 1), 0.0)
 
 
 def crps(
-    model: Predictor, X: Any, lengths: Any = None, *, n_samples: int = 1000, random_state: Any = None
+    model: Predictor,
+    X: Any,
+    lengths: Any = None,
+    *,
+    horizon: int = 1,
+    n_samples: int = 1000,
+    random_state: Any = None,
 ) -> np.ndarray:
     """The continuous ranked probability score of every entry: (n, D).
 
     Exact for Gaussians and their mixtures; for other families the fair estimate from n_samples draws a frame.
     """
-    x, weights, emission = predicted(model, X, lengths)
+    x, weights, emission = predicted(model, X, lengths, horizon)
     with torch.no_grad():
         parts = gaussian_parts(emission)
         if parts is not None:
@@ -112,17 +128,25 @@ def crps_sample(x: np.ndarray, samples: np.ndarray) -> np.ndarray:
     return near - (rank * np.sort(samples, 0)).sum(0) / (S * (S - 1))
 
 
-def pit(model: Predictor, X: Any, lengths: Any = None, *, random_state: Any = None) -> np.ndarray:
+def pit(
+    model: Predictor, X: Any, lengths: Any = None, *, horizon: int = 1, random_state: Any = None
+) -> np.ndarray:
     """The probability integral transform of every entry: (n, D), between 0 and 1.
 
     random_state: for whole numbers, where the value is drawn between the two ends of a step of F.
     """
-    x, weights, emission = predicted(model, X, lengths)
+    x, weights, emission = predicted(model, X, lengths, horizon)
     return transformed(emission, weights, x, model.generator(random_state))[0]
 
 
 def pseudo_residuals(
-    model: Predictor, X: Any, lengths: Any = None, *, kind: str = "ordinary", random_state: Any = None
+    model: Predictor,
+    X: Any,
+    lengths: Any = None,
+    *,
+    kind: str = "ordinary",
+    horizon: int = 1,
+    random_state: Any = None,
 ) -> np.ndarray:
     """Normal pseudo-residuals of every entry: (n, D).
 
@@ -131,20 +155,24 @@ def pseudo_residuals(
     """
     if kind not in ("ordinary", "forecast"):
         raise ValueError(f"kind={kind!r}; it is 'ordinary' or 'forecast'")
-    x, weights, emission = predicted(model, X, lengths, others=kind == "ordinary")
+    if kind == "ordinary" and horizon != 1:
+        raise ValueError(f"horizon={horizon}: ordinary residuals know all other frames; use kind='forecast'")
+    x, weights, emission = predicted(model, X, lengths, horizon, others=kind == "ordinary")
     below, above = transformed(emission, weights, x, model.generator(random_state))
     # from the smaller tail: 1 − 1e-20 is 1, and its residual would be ∞ instead of 9.3
     return np.where(below < 0.5, ndtri(below), -ndtri(above))
 
 
-def coverage(model: Predictor, X: Any, lengths: Any = None, *, level: float = 0.9) -> np.ndarray:
+def coverage(
+    model: Predictor, X: Any, lengths: Any = None, *, level: float = 0.9, horizon: int = 1
+) -> np.ndarray:
     """The share of observed entries inside the central predictive interval of the level, column by column: (D,).
 
     Under the true model it is the level, for whole numbers at least the level.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}; it is a probability between 0 and 1, such as 0.9")
-    x, weights, emission = predicted(model, X, lengths)
+    x, weights, emission = predicted(model, X, lengths, horizon)
     with torch.no_grad():
         upto = mixed(emission, weights, x)
         under = np.where(discrete(emission), mixed(emission, weights, x - 1), upto)
@@ -153,7 +181,7 @@ def coverage(model: Predictor, X: Any, lengths: Any = None, *, level: float = 0.
 
 
 def predicted(
-    model: Predictor, X: Any, lengths: Any, others: bool = False
+    model: Predictor, X: Any, lengths: Any, horizon: int, others: bool = False
 ) -> tuple[np.ndarray, np.ndarray, Emission]:
     """Frames (n, D), NaN where missing, the weights (n, K) of the states before x_t is seen, and the emission."""
     posterior = model.posterior(X, lengths)
@@ -162,8 +190,8 @@ def predicted(
         raise TypeError(
             f"{type(model).__name__} has no predictive density in closed form; use a classical HMM"
         )
-    require_no_inputs(module, "a one-step score")
-    weights = posterior.leave_one_out if others else posterior.predicted
+    require_no_inputs(module, "a score of predictions")
+    weights = posterior.leave_one_out if others else posterior.ahead(horizon)
     return posterior.data.stacked()[0], np.asarray(weights), module.emission
 
 

@@ -1,4 +1,4 @@
-"""Forecasts and filling in under inputs: all paths written out, each frame with the moves and the means of its inputs."""
+"""Forecasts and filling in under inputs: all paths written out, each frame with what its inputs make of it."""
 
 from itertools import product
 from typing import Any

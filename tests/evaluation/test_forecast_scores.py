@@ -1,5 +1,6 @@
 """Scores of one-step predictions: uniform under the true model, and the integrals that define them."""
 
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -191,3 +192,31 @@ def test_what_cannot_be_asked() -> None:
         crps(symbols, np.zeros((3, 1)))
     with pytest.raises(NotImplementedError, match="Categorical has no distribution function"):
         pit(symbols, np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("h", [1, 2, 3])
+def test_scores_at_a_horizon_sum_out_the_frames_between(h: int) -> None:
+    """Every path of states to t, of weight p(path, x_{1:t-h}): one-step scores where h = 1."""
+    model, X = drawn("gaussian")
+    X = X[:6]
+    X[2, 0] = np.nan
+    found, u, residuals = (f(model, X, horizon=h) for f in (log_score, pit, crps))
+    density = np.asarray(model.posterior(X).log_emission)
+    for t in range(6):
+        w = np.zeros(2)
+        for path in product(range(2), repeat=t + 1):
+            p = 0.5 * np.prod([A[i, j] for i, j in pairwise(path)])
+            w[path[-1]] += p * np.exp(sum(density[s, path[s]] for s in range(t - h + 1)))
+        w /= w.sum()
+        assert found[t] == pytest.approx(np.log(w @ np.exp(density[t])), rel=1e-10)
+        scale = np.sqrt(model.covars_.diagonal(axis1=1, axis2=2))
+        seen = ~np.isnan(X[t])
+        assert_allclose(u[t], w @ stats.norm.cdf((X[t] - model.means_) / scale), rtol=1e-10)
+        wanted = [crps_gaussian_mixture(X[t, d], w, model.means_[:, d], scale[:, d]) for d in range(2)]
+        assert_allclose(residuals[t], np.where(seen, wanted, np.nan), rtol=1e-10)
+    if h == 1:
+        assert_array_equal(found, log_score(model, X))
+    with pytest.raises(ValueError, match="h=0; it must be a whole number from 1"):
+        pit(model, X, horizon=0)
+    with pytest.raises(ValueError, match="horizon=2: ordinary residuals know all other frames"):
+        pseudo_residuals(model, X, horizon=2)
