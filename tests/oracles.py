@@ -7,13 +7,17 @@ import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from dbn_vae.aevb import AEVB
+from dbn_vae.evaluation.information import Free
 from dbn_vae.inference import Chain
 from dbn_vae.likelihoods import Gaussian
+from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
 
 
 def paths(T: int, K: int) -> Tensor:
@@ -182,3 +186,28 @@ def cube_noise(n_axes: int = 1) -> Callable[..., Tensor]:
         return signs.view(shape[0], *middle, *inner).expand(shape)
 
     return randn
+
+
+def posterior_slope(model: HMM, data: Sequences, free: list[Free]) -> np.ndarray:
+    """∂ log p(x, θ) / ∂ θ (P,) by the engine's backward pass: γ and ξ, nothing shared with second derivatives."""
+    value = model.log_parameter_prior()
+    for batch in data.batches():
+        value = value + batch.weights @ model.objective(batch)
+    found = torch.autograd.grad(value, [f.parameter for f in free], allow_unused=True, materialize_grads=True)
+    return torch.cat([s[f.which] for s, f in zip(found, free, strict=True)]).numpy()
+
+
+def slope_of_slope(model: HMM, data: Sequences, free: list[Free]) -> np.ndarray:
+    """−∂² log p(x, θ) / ∂ θ² (P, P), by differences of fourth order of the above."""
+    columns = []
+    for parameter, which in free:
+        for index in map(tuple, which.nonzero().tolist()):
+            origin = float(parameter.data[index])
+            h = 4e-4 * min(1.0, max(abs(origin), 0.05))
+            sides = []
+            for step in (-2, -1, 1, 2):
+                parameter.data[index] = origin + step * h
+                sides.append(posterior_slope(model, data, free))
+            parameter.data[index] = origin
+            columns.append(-(sides[0] - 8 * sides[1] + 8 * sides[2] - sides[3]) / (12 * h))
+    return np.stack(columns, 1)

@@ -4,6 +4,7 @@ The fitted attributes are plain NumPy arrays and are the truth: set them by hand
 module is built from them for each call.  New options are keyword-only.
 """
 
+import copy
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
@@ -201,6 +202,14 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
         startprob = checked("startprob_", self.startprob_, (self.n_components,))
         transmat = checked("transmat_", self.transmat_, (self.n_components, self.n_components))
         return HMM(Stationary(startprob, transmat), self.emission())
+
+    def as_fitted(self, data: Sequences) -> HMM:
+        model = self.build()
+        copy.copy(self).prepare(model, data)  # which counts n_free_ anew
+        return model
+
+    def attributes(self) -> dict[str, str]:
+        return {part: self.letters[letter].strip("_") for letter, part in self.parts.items()}
 
     def sample_posterior(
         self,

@@ -63,6 +63,15 @@ class HMMEstimator(StateEstimator):
     def state_model(self) -> HMM:
         """The fitted module, where device says."""
 
+    @abstractmethod
+    def as_fitted(self, data: Sequences) -> HMM:
+        """A module of its own on the CPU with the fitted parameters, and priors, floors and frozen parts as at a fit
+        to the data."""
+
+    def attributes(self) -> dict[str, str]:
+        """Fitted attributes by what the module calls them, both without underscores at the ends."""
+        return {}
+
     @property
     def n_starts(self) -> int:
         """How many different starts there are."""

@@ -1,7 +1,9 @@
 """HMM estimators whose fitted model is a module, built from templates that are modules too."""
 
+import copy
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
@@ -11,6 +13,7 @@ from dbn_vae.estimators.devices import place, where
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
 from dbn_vae.training.em import EMStep
 
 
@@ -65,6 +68,11 @@ class ModuleHMM(HMMEstimator):
         if some is not None and some.device != device:
             place(self.model_, device, self.dtype)
         return self.model_
+
+    def as_fitted(self, data: Sequences) -> HMM:
+        model = copy.deepcopy(self.model_)
+        place(model, torch.device("cpu"), self.dtype)
+        return model
 
     # -- files
 

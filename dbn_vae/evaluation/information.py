@@ -9,37 +9,18 @@ Source: Efron and Hinkley (1978) for observed against expected information; Whit
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.emissions.base import Emission
-from dbn_vae.emissions.bernoulli import Bernoulli
-from dbn_vae.emissions.categorical import Categorical
-from dbn_vae.emissions.dense_gaussian import FullGaussian
-from dbn_vae.emissions.gaussian import DiagonalGaussian
-from dbn_vae.emissions.mixture import Mixture
-from dbn_vae.emissions.multinomial import Multinomial
-from dbn_vae.emissions.poisson import Poisson
-from dbn_vae.inference import Chain, logsumexp
+from dbn_vae.evaluation.chain_quantities import model_quantities
+from dbn_vae.inference import Chain, durations, logsumexp
+from dbn_vae.inference.durations import Stays
 from dbn_vae.inference.reference import readable
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
-from dbn_vae.transitions.stationary import Stationary
-
-RARE = 0.01  # events expected in the data, under which a probability or a rate is at its edge
-
-# Where `frozen` names a parameter otherwise than the module does.
-FROZEN_AS = {
-    "initial_logits": {"initial"},
-    "transition_logits": {"transition"},
-    "logits": {"probs", "weights"},
-    "log_rates": {"rates"},
-    "log_scale": {"covariance"},
-    "factor": {"covariance"},
-}
 
 
 class Free(NamedTuple):
@@ -56,49 +37,11 @@ class Information(NamedTuple):
     matrix: np.ndarray  # (P, P)
 
 
-def rare(p: Any, n: int) -> Any:
-    """Whether an event of this probability or rate is expected less than RARE times in n."""
-    return p * n < RARE
-
-
-def free_coordinates(model: HMM, n_frames: int, n_sequences: int) -> list[Free]:
+def free_coordinates(model: HMM, data: Sequences) -> list[Free]:
     """θ of a model: every parameter with its entries that are free and not at the edge of their range."""
-    found = []
-    for module in model.modules():
-        if not isinstance(module, Emission | Stationary):
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            held = {name} | FROZEN_AS.get(name, set())
-            which = torch.isfinite(parameter.detach())
-            if held & module.frozen or not parameter.requires_grad:
-                which = torch.zeros_like(which)
-            n = n_sequences if name == "initial_logits" else n_frames
-            with torch.no_grad():
-                found.append(Free(parameter, which & interior(module, name, parameter, n)))
-    return found
-
-
-def interior(module: nn.Module, name: str, parameter: Tensor, n: int) -> Tensor:
-    """Which entries are coordinates away from every edge, n draws having told of them."""
-    everything = torch.ones_like(parameter, dtype=torch.bool)
-    if isinstance(module, Stationary | Categorical | Multinomial | Mixture) and name.endswith("logits"):
-        if name == "initial_logits" and n == 1:
-            return ~everything  # the likelihood of one sequence is linear in π: its maximum is a corner
-        p = parameter.softmax(-1)
-        own = nn.functional.one_hot(p.argmax(-1), p.shape[-1]) > 0  # the largest is 1 less the others
-        return ~own & ~rare(p, n)
-    if isinstance(module, Bernoulli):
-        p = parameter.sigmoid()
-        return ~rare(torch.minimum(p, 1 - p), n)
-    if isinstance(module, Poisson):
-        return ~rare(parameter.exp(), n)
-    if isinstance(module, DiagonalGaussian) and name == "log_scale":
-        return (2 * parameter).exp() > module.lowest(module.floor) * (1 + 1e-6)
-    if isinstance(module, FullGaussian) and name == "factor":
-        scale = module.floor.clamp_min(1e-300).sqrt()
-        least = torch.linalg.svdvals(parameter.tril() / scale[:, None])[..., -1]
-        return everything.tril() & (least > 1 + 1e-6)[..., None, None]
-    return everything
+    with torch.no_grad():
+        found = model_quantities(model, data)
+    return [Free(q.parameter, q.free) for q in found if q.parameter is not None and q.free is not None]
 
 
 def observed_information(model: HMM, data: Sequences, free: list[Free]) -> Information:
@@ -135,6 +78,17 @@ def picked(slopes: tuple[Tensor | None, ...], free: list[Free]) -> Tensor:
     return torch.cat(parts)
 
 
+def jacobian(values: list[Tensor], free: list[Free]) -> np.ndarray:
+    """∂ values / ∂ θ of n numbers: (n, P); 0 of what is infinite, such as the stay in a state that is never left."""
+    parameters, rows = [f.parameter for f in free], []
+    for value in values:
+        slopes: tuple[Tensor | None, ...] = (None,) * len(free)
+        if value.requires_grad:
+            slopes = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        rows.append(picked(slopes, free).nan_to_num(0.0, 0.0, 0.0))
+    return torch.stack(rows).numpy()
+
+
 def scores(model: HMM, data: Sequences, free: list[Free]) -> np.ndarray:
     """∂ log p(x_b) / ∂θ, times the weight of the sequence: (B, P)."""
     parameters, found = [f.parameter for f in free], []
@@ -144,11 +98,14 @@ def scores(model: HMM, data: Sequences, free: list[Free]) -> np.ndarray:
     return torch.stack(found).numpy()
 
 
-def log_partition(chain: Chain) -> Tensor:
+def log_partition(chain: Chain | Stays) -> Tensor:
     """log Z (B,) as a product of step operators, taken two by two: log T operations on long tables, none on short ones.
 
-    inference.log_partition is differentiable twice as well, but by a loop over time for every row of the Hessian.
+    inference.log_partition is differentiable twice as well, but by a loop over time for every row of the Hessian.  Of
+    stays there is nothing else: an operator would have K times D rows.
     """
+    if isinstance(chain, Stays):
+        return durations.log_partition(chain)
     chain = readable(chain)
     K = chain.log_emission.shape[-1]
     identity = torch.full((K, K), -math.inf, dtype=chain.log_emission.dtype).fill_diagonal_(0.0)

@@ -69,15 +69,16 @@ class Duration(nn.Module, ABC):
 
 
 def log_tails(log_prob: Tensor) -> Tensor:
-    """log Σ_{d' ≥ d} p(d'): (..., D)."""
+    """log Σ_{d' ≥ d} p(d'): (..., D).
+
+    By doubling: the second derivatives of torch.logcumsumexp are NaN where nothing depends on a tail.
+    """
     possible = log_prob > -math.inf
-    # the derivative of logcumsumexp is NaN behind −inf: a number takes its place that adds nothing
-    tail = (
-        torch.where(possible, log_prob, torch.finfo(log_prob.dtype).min / 2)
-        .flip(-1)
-        .logcumsumexp(-1)
-        .flip(-1)
-    )
+    nothing = torch.finfo(log_prob.dtype).min / 2  # in place of −∞, whose derivatives are NaN
+    tail, seen = torch.where(possible, log_prob, nothing), 1
+    while seen < log_prob.shape[-1]:
+        later = nn.functional.pad(tail[..., seen:], (0, seen), value=nothing)
+        tail, seen = torch.stack([tail, later]).logsumexp(0), 2 * seen
     return torch.where(tails(possible.to(log_prob)) > 0, tail, -math.inf)
 
 

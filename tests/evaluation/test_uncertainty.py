@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from oracles import random_chain
+from oracles import posterior_slope, random_chain, slope_of_slope
 from scipy.stats import binom
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -28,9 +28,9 @@ from dbn_vae import (
     uncertainty,
 )
 from dbn_vae.estimators.classical import ClassicalHMM
-from dbn_vae.estimators.uncertainty import jacobian
 from dbn_vae.evaluation import information
-from dbn_vae.evaluation.information import Free, free_coordinates, observed_information
+from dbn_vae.evaluation.chain_quantities import model_quantities
+from dbn_vae.evaluation.information import Free, free_coordinates, jacobian, observed_information
 from dbn_vae.evaluation.likelihood import ratio_error
 
 RNG = np.random.default_rng(0)
@@ -158,45 +158,28 @@ def prepared(name: str) -> tuple[Any, Any, Sequences, list[Free]]:
     estimator.startprob_ = np.array([0.4, 0.35, 0.25])
     module, data = estimator.build(), estimator.read(X, LENGTHS, weights=[1, 2, 0.5, 1, 1, 3])
     estimator.prepare(module, data)
-    return estimator, module, data, free_coordinates(module, N, len(data))
+    return estimator, module, data, free_coordinates(module, data)
 
 
-def gradient(module: Any, data: Sequences, free: list[Free]) -> np.ndarray:
-    """By the engine's backward pass: γ and ξ, nothing shared with the second derivatives."""
-    value = module.log_parameter_prior()
-    for batch in data.batches():
-        value = value + batch.weights @ module.objective(batch)
-    slopes = torch.autograd.grad(
-        value, [f.parameter for f in free], allow_unused=True, materialize_grads=True
-    )
-    return torch.cat([s[f.which] for s, f in zip(slopes, free, strict=True)]).numpy()
+def slopes(module: Any, data: Sequences, free: list[Free]) -> np.ndarray:
+    """∂ every quantity, of matrices both halves, / ∂ θ."""
+    return jacobian([v for q in model_quantities(module, data) for v in q.value.flatten()], free)
 
 
 @every
 def test_information_is_what_differences_of_the_gradient_give(name: str) -> None:
     _, module, data, free = prepared(name)
     found = observed_information(module, data, free)
-    assert_allclose(found.gradient, gradient(module, data, free), atol=1e-9)
-    columns = []
-    for parameter, which in free:
-        for index in map(tuple, which.nonzero().tolist()):
-            origin = float(parameter.data[index])
-            h = 4e-4 * min(1.0, max(abs(origin), 0.05))
-            sides = []
-            for step in (-2, -1, 1, 2):
-                parameter.data[index] = origin + step * h
-                sides.append(gradient(module, data, free))
-            parameter.data[index] = origin
-            columns.append(-(sides[0] - 8 * sides[1] + 8 * sides[2] - sides[3]) / (12 * h))
-    assert_allclose(found.matrix, np.stack(columns, 1), atol=1e-7 * np.abs(found.matrix).max())
+    assert_allclose(found.gradient, posterior_slope(module, data, free), atol=1e-9)
+    assert_allclose(found.matrix, slope_of_slope(module, data, free), atol=1e-7 * np.abs(found.matrix).max())
 
 
 @every
 def test_stationary_distribution_and_stay_by_their_formulas(name: str) -> None:
     """dπ = π dA (I − A + 1 π)⁻¹ (Schweitzer 1968), and d 1 / (1 − a) = da / (1 − a)²."""
-    estimator, module, _, free = prepared(name)
-    A, pi = estimator.transmat_.copy(), estimator.get_stationary_distribution()
-    J = jacobian(estimator, module, free)
+    estimator, module, data, free = prepared(name)
+    A, pi = estimator.transmat_, estimator.get_stationary_distribution()
+    J = slopes(module, data, free)
     P = J.shape[1]
     dA = J[3:12].reshape(3, 3, P)  # targets: π (3), A (9), ...
     fundamental = np.linalg.inv(np.eye(3) - A + np.ones((3, 1)) * pi)
@@ -219,10 +202,10 @@ def test_free_parameters_are_the_rank_of_what_may_move(name: str, letters: str) 
     start.set_params(params=chosen, init_params="", n_iter=0).fit(X, lengths=LENGTHS)
     module, data = start.build(), start.read(X, LENGTHS)
     start.prepare(module, data)
-    fixed = information.free_coordinates(module, N, 6)
+    fixed = free_coordinates(module, data)
     everything = [Free(p, torch.isfinite(p.detach())) for p in module.parameters()]
     moved = [Free(f.parameter, f.which) for f, g in zip(everything, fixed, strict=True) if g.which.any()]
-    J = jacobian(start, module, moved)
+    J = slopes(module, data, moved)
     rank = np.linalg.matrix_rank(J / np.abs(J).max(0).clip(1e-6), tol=1e-6) if moved else 0
     assert rank == start.n_parameters() == sum(int(f.which.sum()) for f in fixed)
 
@@ -272,7 +255,7 @@ def test_scores_add_up_to_the_gradient(name: str) -> None:
     _, module, data, free = prepared(name)
     total = information.scores(module, data, free).sum(0)
     prior = information.second_order(module.log_parameter_prior(), free)[0]
-    assert_allclose(total + prior, gradient(module, data, free), atol=1e-9)
+    assert_allclose(total + prior, posterior_slope(module, data, free), atol=1e-9)
 
 
 # -- the bootstrap
@@ -306,8 +289,16 @@ def test_bootstrap_knows_states_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refit that ends with its states renamed tells the same."""
     model = PoissonHMM(2, **COMMON).fit(COUNTS)
     table = uncertainty(model, COUNTS, method="bootstrap", n_samples=10, random_state=0)
-    fit = PoissonHMM.fit
-    monkeypatch.setattr(PoissonHMM, "fit", lambda self, *a, **o: fit(self, *a, **o).reorder([1, 0]))
+    climb = PoissonHMM.climb
+
+    def and_rename(self: Any, module: Any, *others: Any) -> Any:
+        found = climb(self, module, *others)
+        with torch.no_grad():
+            for p in module.parameters():
+                p.copy_(p.flip(0, 1) if p is module.transition.transition_logits else p.flip(0))
+        return found
+
+    monkeypatch.setattr(PoissonHMM, "climb", and_rename)
     renamed = uncertainty(model, COUNTS, method="bootstrap", n_samples=10, random_state=0)
     pd.testing.assert_frame_equal(table, renamed, rtol=1e-9)
 
@@ -357,7 +348,7 @@ def test_numbers_without_an_error_say_why() -> None:
     model.startprob_ = np.array([0.5, 0.5, 0.0])
     model.transmat_ = np.array([[0.8, 0.1, 0.1], [0, 0.9, 0.1], [0, 0, 1.0]])
     table = uncertainty(model.fit(X), X)
-    assert note(table, "covars") == "fixed: not in params"
+    assert note(table, "covars") == "fixed: not learnt"
     assert standard_error(table, "covars").tolist() == [0, 0, 0]
     assert note(table, "startprob") == "one sequence cannot tell it"
     assert note(table, "startprob", 2).startswith("exact: a structural zero")

@@ -20,6 +20,7 @@ from dbn_vae.transitions import (
     SemiMarkov,
     Stationary,
 )
+from dbn_vae.transitions.durations import log_tails
 
 K, D = 3, 9
 close = torch.testing.assert_close
@@ -123,6 +124,18 @@ def test_n_free_is_the_dimension_of_what_it_can_be(family: str) -> None:
     assert chain.n_free() == (K - 1) + K * (K - 2) + duration.n_free()
     chain.frozen = frozenset({"duration"})
     assert chain.n_free() == (K - 1) + K * (K - 2)
+
+
+def test_survival_has_second_derivatives_where_few_tails_count() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 7, generator=g, dtype=torch.float64, requires_grad=True)
+
+    def some(x: Tensor) -> Tensor:
+        log_p = torch.nn.functional.pad(x.log_softmax(-1), (2, 0), value=-math.inf)
+        return log_tails(log_p)[:, :5].square()  # nothing depends on the last four
+
+    assert torch.autograd.gradcheck(some, logits)
+    assert torch.autograd.gradgradcheck(some, logits)
 
 
 def test_survival_is_the_tail_and_the_families_are_scipys() -> None:
