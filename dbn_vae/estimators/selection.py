@@ -102,8 +102,8 @@ def select(
         raise ValueError(f"n_components={sizes}; give numbers of states from 1, such as range(1, 7)")
     make = maker(estimator, sizes[0])
     data = Sequences.from_any(X, lengths)
-    if not bool((data.weights == 1).all()):
-        raise ValueError("X carries weights, and a criterion counts every sequence once; leave them out")
+    if data.step_weights is not None or not bool((data.weights == 1).all()):
+        raise ValueError("X carries weights, and a criterion counts every frame once; leave them out")
     parts = list(held_out(data, folds, block)) if criterion == "cv" else []
     rows: list[dict[str, Any]] = []
     models: list[HMMEstimator] = []
@@ -235,7 +235,9 @@ def without(data: Sequences, out: torch.Tensor) -> Sequences:
     """The data with some frames (N,) missing, their labels too."""
     observed = data.observed & ~out[:, None]
     if data.labels is not None:
-        data = data.replace(labels=data.labels.masked_fill(out, -1))
+        soft = data.labels.is_floating_point()  # log-potentials (N, K), of which 0 says nothing
+        where = out[:, None] if soft else out
+        data = data.replace(labels=data.labels.masked_fill(where, 0 if soft else -1))
     return data.replace(observed=observed, x=data.x * observed)
 
 

@@ -170,6 +170,22 @@ def test_labels_in_a_held_out_block_are_hidden_too() -> None:
         assert_array_equal(part.train.labels[~hidden], torch.as_tensor(GROUP)[~hidden])
 
 
+def test_soft_labels_in_a_held_out_block_are_hidden_too() -> None:
+    """A row that says nothing is one of zeros; as known states, so as soft ones of certainty."""
+    soft = np.eye(3)[GROUP]
+    data = Sequences.from_any(X, labels=soft)
+    for part in held_out(data, 3, 10):
+        hidden = ~part.train.observed[:, 0]
+        assert part.train.labels is not None
+        assert (part.train.labels[hidden] == 0).all()
+        assert_array_equal(part.train.labels[~hidden].exp(), soft[~hidden.numpy()])
+    known, certain = (
+        select(THREE, Sequences.from_any(X, labels=y), n_components=[3], criterion="cv", folds=3, block=10)
+        for y in (GROUP, soft)
+    )
+    assert_allclose(certain.table["cv"], known.table["cv"], rtol=1e-10)
+
+
 # -- what is said
 
 
@@ -238,8 +254,9 @@ def test_wrong_models_are_refused() -> None:
             select(model, X)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=re.escape("estimator(2) has n_components=3")):
         select(lambda K: GaussianHMM(3), X, n_components=[2])
-    with pytest.raises(ValueError, match="carries weights"):
-        select(THREE, Sequences.from_any(X, weights=[2.0]))
+    for weights in ([2.0], np.linspace(0, 2, 180)):
+        with pytest.raises(ValueError, match="carries weights"):
+            select(THREE, Sequences.from_any(X, weights=weights))
 
 
 # -- free parameters, and what data cannot tell
