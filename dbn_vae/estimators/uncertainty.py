@@ -35,6 +35,8 @@ METHODS = ("observed", "sandwich", "bootstrap")
 OFF_MAXIMUM = 0.1  # standard errors between the estimate and the maximum, beyond which that is said
 ROUNDING = 1e-9  # of an estimate: a standard error below that is none
 SPREADS = {"covariance", "noise", "scale", "shape", "concentration"}  # which a floor may hold
+STARTS = ("startprob", "initial_logits", "initial_slope")
+MOVES = ("transmat", "transition_logits", "transition_slope")  # with a column a state as well
 
 FIXED = "fixed: not learnt"
 STRUCTURE = "exact: a structural zero, or 1 beside them"
@@ -160,9 +162,6 @@ def targets(found: list[Quantity], data: Sequences, names: dict[str, str], struc
                 scale = "log" if index[-1] == index[-2] else ""
             told.append(Target(name, index[0] if own else None, inner, float(value[index]), scale, note))
     return told
-
-
-STARTS = ("startprob", "initial_logits", "initial_slope")
 
 
 def shown(q: Quantity) -> list[tuple[int, ...]]:
@@ -303,5 +302,5 @@ def renamed(found: list[Quantity], order: np.ndarray) -> list[tuple[Quantity, np
     for q in found:
         value = q.value.detach().numpy()
         value = value[order] if q.shared == 1 else value
-        values.append((q, value[:, order] if q.name.startswith("trans") else value))
+        values.append((q, value[:, order] if q.name in MOVES else value))
     return values

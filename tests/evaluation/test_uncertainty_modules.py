@@ -144,9 +144,7 @@ def test_the_bootstrap_is_the_classical_one() -> None:
 # -- textbook formulas: one state is a sample from one distribution
 
 
-def one(
-    emission: emissions.Emission, X: np.ndarray, inputs: Any = None, **options: Any
-) -> tuple[Any, pd.DataFrame]:
+def one(emission: emissions.Emission, X: Any, inputs: Any = None, **options: Any) -> tuple[Any, pd.DataFrame]:
     """The fitted emission, and its table."""
     model = EmissionHMM(emission, n_iter=500, tol=1e-13, n_init=1, random_state=0).fit(X, inputs=inputs)
     return model.model_.emission, uncertainty(model, X, inputs=inputs, **options)
@@ -162,6 +160,24 @@ def test_one_rate() -> None:
     p = BITS.mean(0)
     _, table = one(emissions.Bernoulli(f64([[0.5, 0.5]])), BITS)
     assert_allclose(errors(table, "probs"), np.sqrt(p * (1 - p) / N), rtol=1e-9)
+
+
+def test_frames_count_by_their_weights() -> None:
+    w = RNG.uniform(0.5, 2, N)
+    data = Sequences.from_any(COUNTS, weights=w)
+    _, table = one(emissions.Poisson(f64([[1.0, 1.0]])), data)
+    assert_allclose(errors(table, "rates"), np.sqrt(w @ COUNTS) / w.sum(), rtol=1e-9)
+    with pytest.raises(ValueError, match="cannot keep labels or weights of X"):
+        one(emissions.Poisson(f64([[1.0, 1.0]])), data, method="bootstrap")
+
+
+def test_labels_are_evidence() -> None:
+    """States that labels tell apart are samples of n_k frames."""
+    data = Sequences.from_any(COUNTS, labels=GROUP)
+    start = emissions.Poisson(f64([[2.0, 2.0], [7.0, 7.0]]))
+    table = uncertainty(EmissionHMM(start, **COMMON).fit(data), data)
+    n, mean = np.bincount(GROUP)[:, None], np.array([COUNTS[k == GROUP].mean(0) for k in (0, 1)])
+    assert_allclose(errors(table, "rates"), np.sqrt(mean / n).ravel(), rtol=1e-9)
 
 
 def test_one_exponential_family() -> None:
