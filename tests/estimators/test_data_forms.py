@@ -1,6 +1,6 @@
 """Weights of frames, soft labels, inputs, unseen symbols, devices: each held to a model that has none of them."""
 
-from itertools import islice
+from itertools import islice, permutations
 from typing import Any
 
 import numpy as np
@@ -275,6 +275,33 @@ def test_soft_labels_name_the_states() -> None:
         labels[known] = np.where(np.arange(3) == names[k], 3.0, 1.0)
     model = GaussianHMM(3, random_state=0, n_iter=50, tol=1e-4).fit(X, labels=labels)
     assert (model.predict(X) == names[truth]).mean() > 0.98
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_labels_name_the_states_of_the_start(soft: bool) -> None:
+    """Before any update, whatever the names: a start under others would spend its updates on exchanging states."""
+    truth = np.repeat(np.random.default_rng(0).integers(0, 3, 20), 3)
+    X = np.random.default_rng(1).normal(size=(60, 1)) * 0.5 + 6 * truth[:, None]
+    known = np.array([np.flatnonzero(truth == k)[0] for k in range(3)])
+    for names in map(np.array, permutations(range(3))):
+        labels = np.full(60, -1)
+        labels[known] = names
+        asked = np.where(labels[:, None] < 0, np.nan, 1 + 9 * np.eye(4)[labels][:, :3]) if soft else labels
+        model = GaussianHMM(3, random_state=0, n_iter=0, n_init=1).fit(X, labels=asked)
+        assert_array_equal(model.predict(X), names[truth])
+
+
+def test_starts_differ_in_kind() -> None:
+    """Clusters with their moves counted, clusters that last, and at every fourth start chance."""
+    X = (np.arange(60) % 2 * 9 + np.random.default_rng(0).normal(size=60))[:, None]
+    model = GaussianHMM(2, random_state=0)
+    data, generator = model.read(X), model.generator()
+    starts = [model.started(data, generator, restart) for restart in range(4)]
+    stays = [m.transition.log_transition().exp().diagonal().mean().item() for m in starts]
+    apart = [abs(m.emission.mean.diff(dim=0).item()) for m in starts]
+    assert max(stays[0], stays[2]) < 0.2, "the clusters alternate"
+    assert stays[1] > 0.9, "whatever the data say"
+    assert min(apart[:3]) > 8 > 3 > apart[3]
 
 
 def test_forms_of_soft_labels() -> None:

@@ -22,7 +22,7 @@ from dbn_vae import (
     emissions,
 )
 from dbn_vae.estimators.described import describe, rebuild
-from dbn_vae.transitions import Stationary, sticky
+from dbn_vae.transitions import PoissonDuration, SemiMarkov, Stationary, sticky
 
 LENGTHS = [60, 35, 25]
 N, K = sum(LENGTHS), 2
@@ -242,6 +242,13 @@ def test_one_method_is_a_whole_estimator() -> None:
         model.sample(3)
 
 
+def test_templates_in_single_precision_are_fitted_in_double() -> None:
+    model = EmissionHMM(emissions.Poisson(torch.ones(K, 2)), sticky(K, dtype=torch.float32), **SHORT)
+    model.fit(DATA["counts"], lengths=LENGTHS)
+    assert {p.dtype for p in model.model_.parameters()} == {torch.float64}
+    assert {p.dtype for p in model.emission.parameters()} == {torch.float32}
+
+
 def test_given_templates_are_the_start() -> None:
     chain = Stationary(torch.tensor([0.9, 0.1]).double(), torch.tensor([[0.8, 0.2], [0.3, 0.7]]).double())
     emission = emissions.DiagonalGaussian(torch.tensor([[0.0, 0.0], [3.0, 3.0]]).double(), 1 + zeros(K, 2))
@@ -308,6 +315,12 @@ def test_parts_read_the_same_inputs() -> None:
         (lambda: EmissionHMM(emissions.Poisson), TypeError, "emission=.*must be a module of dbn_vae.emissions"),
         (lambda: EmissionHMM(2), TypeError, "emission=2; it must be"),
         (lambda: EmissionHMM(Logistic(zeros(K, 2)), nn.Linear(1, 1)), TypeError, "transition=.*dbn_vae.transitions"),
+        (
+            lambda: EmissionHMM(Logistic(zeros(K, 2)), SemiMarkov(
+                Stationary(zeros(K) + 0.5, 1 - torch.eye(2).double()), PoissonDuration(1 + zeros(K), 5)
+            )),
+            TypeError, "transition is a SemiMarkov; for durations of stays there is dbn_vae.HSMM",
+        ),
         (lambda: EmissionHMM(Logistic(zeros(K, 2)), sticky(3)), ValueError, "transition has 3 states, emission 2"),
         (lambda: EmissionHMM(Logistic(zeros(K, 3))), ValueError, "X has 2 features, but EmissionHMM is expecting 3"),
         (lambda: EmissionHMM(Logistic(zeros(K, 2)), init="best"), ValueError, "init='best'; it is 'data' or 'given'"),

@@ -196,6 +196,22 @@ def test_a_best_at_the_edge_is_said() -> None:
         select(THREE, X, n_components=[3, 4])
 
 
+def test_where_there_was_no_choice_none_is_doubted() -> None:
+    """One number alone, given twice; and one state, which has no fewer."""
+    one = RNG.normal(size=(60, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert select(THREE, X, n_components=[3, 3]).table["states"].tolist() == [3]
+        warnings.filterwarnings("ignore", message=".*explain less than one frame.*")
+        assert select(THREE, one, n_components=[1, 2]).best.n_components == 1
+
+
+def test_a_symbol_that_the_other_folds_lack_is_named() -> None:
+    symbols = np.r_[RNG.integers(0, 2, 30), 2, RNG.integers(0, 2, 9)][:, None]
+    with pytest.raises(ValueError, match="its symbols are 0 to 1; give n_features"):
+        select(CategoricalHMM(random_state=0), symbols, [10] * 4, n_components=[1], criterion="cv", folds=4)
+
+
 def test_warnings_of_each_fit_stand_in_the_table() -> None:
     with pytest.warns(ConvergenceWarning, match="of the chosen model with 3 states: it has not converged"):
         chosen = select(GaussianHMM(random_state=0, n_iter=2, tol=1e-9), X, n_components=[1, 2, 3, 4])

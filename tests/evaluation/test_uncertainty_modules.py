@@ -133,6 +133,22 @@ def test_over_a_classical_family_it_is_the_classical_table(name: str, method: st
     assert np.isfinite(errors(ours, "transmat")).all()
 
 
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_every_number_stands_where_the_attribute_has_it(name: str) -> None:
+    classical, X, _ = CLASSICAL[name]
+    table = uncertainty(classical.fit(X, lengths=LENGTHS), X, LENGTHS)
+    for attribute in classical.learnt():
+        value = np.asarray(getattr(classical, attribute))
+        found = table[table["parameter"] == attribute.strip("_")]
+        if attribute == "startprob_" or classical.per_state(attribute):
+            places = [(k, *index) for k, index in zip(found["state"], found["index"], strict=True)]
+        else:
+            places = list(found["index"])
+        assert_allclose(found["estimate"], [value[place] for place in places], rtol=1e-12, atol=1e-300)
+        half = "covars" in attribute and getattr(classical, "covariance_type", "") in ("full", "tied")
+        assert len(set(places)) == len(places) == (value.size * 3 // 4 if half else value.size)
+
+
 def test_the_bootstrap_is_the_classical_one() -> None:
     classical = PoissonHMM(K, **COMMON).fit(COUNTS, lengths=LENGTHS)
     asked = {"method": "bootstrap", "n_samples": 4, "random_state": 0}
