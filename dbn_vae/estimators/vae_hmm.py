@@ -21,10 +21,9 @@ from dbn_vae.models.base import LatentModel, StateModel
 from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.mean_field_vae_hmm import MeanFieldVAEHMM, SampledVAEHMM
-from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
-from dbn_vae.training.initialise import adopt
+from dbn_vae.training.initialise import adopt, latents
 from dbn_vae.transitions.stationary import Stationary
 from dbn_vae.transitions.sticky import sticky
 
@@ -131,13 +130,8 @@ class VAEHMM(DeepStateEstimator):
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """Fit a classical HMM to the latents of the static core, and take over its chain and components."""
         assert isinstance(model, HMMPrior | ClipVAEHMM)
-        latents = torch.zeros(data.n_frames, self.n_core_latent)
-        with torch.no_grad():
-            for batch in data.batches(self.frames_at_once):
-                data.unbatch(batch, StaticVAE(model.core).latents(batch).cpu(), latents)
-        latents = latents[:, : self.n_latent]
-        seen = data.observed.any(1).cpu()
-        latents[~seen] = torch.nan  # nothing is known of these frames, not that z is 0
+        z = latents(model.core, data, self.frames_at_once)
+        z = z.replace(x=z.x[:, : self.n_latent], observed=z.observed[:, : self.n_latent])
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         hmm = GaussianHMM(
             self.n_components,
@@ -148,16 +142,11 @@ class VAEHMM(DeepStateEstimator):
             n_iter=50,
             n_init=self.n_init,
         )
-        labels = None if data.labels is None else data.labels.cpu().numpy()
-        if labels is not None and labels.ndim == 2:
-            labels = np.exp(labels)  # soft labels are kept as log-potentials
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start need be no optimum
-            hmm.fit(latents.numpy(), lengths=data.lengths.cpu().numpy(), labels=labels)
-        seen = seen[:, None].expand_as(latents)
-        known = data.replace(x=latents.nan_to_num(), observed=seen).to(dtype=self.dtype, device=data.x.device)
+            hmm.fit(z)
         prior = model.given_w if isinstance(model, ClipVAEHMM) else model
-        adopt(prior, hmm.build().to(data.x), known)
+        adopt(prior, hmm.build().to(data.x), z.to(dtype=self.dtype, device=data.x.device))
 
     def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
         """log π, log A, the potential of a single frame, which depends on no other, and its shape."""

@@ -1,9 +1,11 @@
 """Starts: where EM and SGVB begin decides where they end.
 
 An HMM starts from responsibilities, which are just weights: k-means on the frames (or random ones), then one M-step.
-A VAE-HMM starts from a classical HMM fitted to the latents that the static core gives the frames.
+A VAE-HMM starts from a classical HMM fitted to the latents that the static core gives the frames.  How a switching deep
+Markov model starts is in dynamics.py.
 """
 
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -13,8 +15,10 @@ from torch import Tensor
 from dbn_vae.aevb import AEVB
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hmm_prior import HMMPrior
+from dbn_vae.models.vae import VAE
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.gradient_em import collect, maximize
+from dbn_vae.transitions.base import Transition
 from dbn_vae.transitions.input_driven import InputDriven
 from dbn_vae.transitions.semi_markov import SemiMarkov
 from dbn_vae.transitions.stationary import Stationary
@@ -159,12 +163,19 @@ def adopt(model: HMMPrior, hmm: HMM, data: Sequences | None = None) -> None:
 
     if not isinstance(hmm.emission, Gaussian):
         raise TypeError("adopt needs a Gaussian HMM")
-    chain, covariance = model.transition, hmm.emission.covariance()
+    covariance = hmm.emission.covariance()
     kept = covariance.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
+    adopt_chain(model.transition, hmm, kept, data)
+    model.set_components(hmm.emission.mean, covariance, kept)
+
+
+@torch.no_grad()
+def adopt_chain(chain: Transition, hmm: HMM, kept: Tensor, data: Sequences | None = None) -> None:
+    """Copy (π, A) of an HMM, of the states that are kept (K,); stays are counted on its most probable paths in data."""
     if isinstance(chain, SemiMarkov):
         if data is None:
             raise TypeError("a semi-Markov chain starts from stays counted in data; give adopt the latents")
-        K, shortest, longest = model.n_components, chain.durations.min_duration, chain.durations.max_duration
+        K, shortest, longest = hmm.n_components, chain.durations.min_duration, chain.durations.max_duration
         first, moves, ended, censored = count_stays(hmm, data, shortest, longest)
         chain.maximize(first + 1 / K, moves + 1 / K, ended + 1 / longest, censored)
     elif isinstance(chain, Stationary | InputDriven):
@@ -173,7 +184,6 @@ def adopt(model: HMMPrior, hmm: HMM, data: Sequences | None = None) -> None:
         chain.transition_logits.copy_(torch.where(kept[:, None] & kept, moves, chain.transition_logits))
     else:
         raise TypeError(f"adopt knows no way from an HMM to {type(chain).__name__}")
-    model.set_components(hmm.emission.mean, covariance, kept)
 
 
 def count_stays(hmm: HMM, data: Sequences, min_duration: int, max_duration: int) -> tuple[Tensor, ...]:
@@ -193,6 +203,20 @@ def count_stays(hmm: HMM, data: Sequences, min_duration: int, max_duration: int)
                 if after:
                     moves[k, after[0]] += weight
     return first, moves, ended, censored
+
+
+@torch.no_grad()
+def latents(core: AEVB, data: Sequences, max_frames: int) -> Sequences:
+    """The static posterior means of the frames as data of their own (N, Z), on the CPU and in float64.
+
+    Of a frame that was not seen at all nothing is known, not that z is 0.
+    """
+    z = torch.zeros(data.n_frames, core.n_latent)
+    for batch in data.batches(max_frames):
+        data.unbatch(batch, VAE(core).latents(batch).cpu(), z)
+    seen = data.observed.any(1, keepdim=True).expand(z.shape)
+    known = replace(data, x=z.to(data.x) * seen, observed=seen, inputs=None)
+    return known.to(dtype=torch.float64)
 
 
 def adopt_core(core: AEVB, trained: AEVB) -> None:
