@@ -91,7 +91,7 @@ def begun(hmm: HMM, y: Sequences) -> Start:
 
 
 def innovations(hmm: HMM, y: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every frame seen with all its predecessors: decoded state (M,), sequence (M,), what was not expected (M, D)."""
+    """Of M frames seen with all their predecessors: decoded state (M,), sequence (M,), what was not expected (M, D)."""
     states, sequences, rests = [], [], []
     for batch in y.batches():
         path, (x, observed) = hmm.viterbi(batch).states, hmm.frames(batch)

@@ -253,7 +253,7 @@ def test_a_move_is_begun_again_from_the_moves_explained_worst() -> None:
     before = torch.randn(400, 2, generator=g)
     jump = torch.rand(400, generator=g) < 0.1
     z = torch.where(jump[:, None], -2 * before + 1, before) + 0.05 * torch.randn(400, 2, generator=g)
-    module = MAKE["switching-dmm"](n_updates=0).fit(X, LENGTHS).module_
+    module = MAKE["switching-dmm"](n_updates=0, init="random").fit(X, LENGTHS).module_
     with torch.no_grad():
         explained = torch.stack([log_normal(z, m(before)) for m in module.moves], -1)
     seen = Frames(
