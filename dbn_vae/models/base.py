@@ -142,6 +142,12 @@ def real_frames(batch: Batch) -> tuple[Tensor, Tensor]:
     return which, step
 
 
+def padded(values: Tensor, which: Tensor, step: Tensor, batch: Batch) -> Tensor:
+    """Those of the real frames, (N, ...), where they stand in the batch, and 0 on padding: (B, T, ...)."""
+    nothing = values.new_zeros(*batch.mask.shape, *values.shape[1:])
+    return nothing.index_put((which, step), values)
+
+
 def add_up(values: Tensor, which: Tensor, batch: Batch) -> Tensor:
     """Sums over the frames of each sequence: (S, N) to (S, B)."""
     return values.new_zeros(len(values), len(batch.x)).index_add(1, which, values)

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
+from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.distributions import Evidence, noise, sample
-from dbn_vae.models.base import Generator
+from dbn_vae.models.base import Generator, padded, real_frames
 from dbn_vae.models.gaussians import (
     Gaussian,
     at_step,
@@ -43,6 +43,7 @@ from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
 N_POINTS = 32  # of the integral over z when states are decoded
+MAX_VALUES = 2**21  # numbers of z, or of x decoded from it, that the samples of a bound are held in at once
 
 
 class VAEHMM(HMMPrior):
@@ -73,11 +74,13 @@ class VAEHMM(HMMPrior):
         log c_t(k) would be cheaper, but it is only as good as the encoder's evidence, and training ascends the
         emissions, not the evidence.
         """
-        p, q = self.components(), self.responses(self.core.evidence(batch.x, batch.observed))
+        which, step = real_frames(batch)  # padding is not decoded
+        x, observed = batch.x[which, step], batch.observed[which, step]
+        p, q = self.components(), self.responses(self.core.evidence(x, observed))
         total = torch.full_like(q.mean[..., 0], -torch.inf)
-        for point in fixed_points(q.mean):  # one at a time: (B, T, K, D) is memory enough
-            total = torch.logaddexp(total, self.log_weight(batch, p, q, place(q, point), 1.0))
-        return total - math.log(N_POINTS)
+        for point in fixed_points(q.mean):  # one at a time: (N, K, D) is memory enough
+            total = torch.logaddexp(total, self.log_weight(x, observed, p, q, place(q, point), 1.0))
+        return padded(total - math.log(N_POINTS), which, step, batch)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Paths s by backward sampling, then z_t | s_t; q(z) = p(z) Π psi_t(z_t) / Z in closed form.
@@ -150,36 +153,46 @@ class VAEHMM(HMMPrior):
         and not on the samples, so that exp FWD is an unbiased estimate of the sum of p(x, s) over those paths.  What is
         left out are terms that are not negative: that sum is at most p(x), and the bound is still one, only lower.
         """
-        evidence = self.core.evidence(batch.x, batch.observed)
+        which, step = real_frames(batch)  # N of them; padding is not decoded
+        x, observed = batch.x[which, step], batch.observed[which, step]
+        evidence = self.core.evidence(x, observed)
         p, q = self.components(), self.responses(evidence)
-        kept = None if self.top_k is None else self.likeliest(evidence, batch, self.top_k)
-        if kept is not None:
+        kept = None
+        if self.top_k is not None:
+            log_c = padded(self.log_evidence(evidence), which, step, batch)
+            kept = self.likeliest(log_c, batch, self.top_k)[which, step]
             p, q = chosen(p, kept), chosen(q, kept)
-        z = draw(q, generator, (n_samples,))  # (S, B, T, K, Z)
-        potential = log_mean_exp(self.log_weight(batch, p, q, z, beta))
+        at_once = max(1, MAX_VALUES // (q.mean[..., 0].numel() * max(q.mean.shape[-1], x.shape[-1])))
+        parts = []
+        for first in range(0, n_samples, at_once):  # all S samples together may fill memory
+            shape = min(at_once, n_samples - first), *batch.mask.shape, *q.mean.shape[1:]
+            z = place(q, noise(shape, q.mean, generator)[:, which, step])  # (s, N, K, Z)
+            parts.append(self.log_weight(x, observed, p, q, z, beta).logsumexp(0))
+        potential = torch.stack(parts).logsumexp(0) - math.log(n_samples)
         if kept is not None:
-            nothing = potential.new_full((*kept.shape[:2], self.n_components), -torch.inf)
+            nothing = potential.new_full((len(kept), self.n_components), -torch.inf)
             potential = nothing.scatter(-1, kept, potential)
-        log_p: Tensor = self.verbs.log_partition(self.chain_of(potential, batch))
+        log_p: Tensor = self.verbs.log_partition(self.chain_of(padded(potential, which, step, batch), batch))
         return log_p
 
     @torch.no_grad()
-    def likeliest(self, evidence: Evidence, batch: Batch, n: int) -> Tensor:
-        """The n states of largest gamma under log c at every step, in their order: (B, T, n).
+    def likeliest(self, log_c: Tensor, batch: Batch, n: int) -> Tensor:
+        """The n states of largest gamma under log c (B, T, K) at every step, in their order: (B, T, n).
 
         The most probable path is always among them, so that some path is possible whatever A forbids.
         """
-        chain = self.chain_of(self.log_evidence(evidence), batch)
+        chain = self.chain_of(log_c, batch)
         path = self.verbs.viterbi(chain).states.clamp_min(0)
         gamma = self.verbs.smooth(chain).gamma.scatter(-1, path[..., None], 2.0)
         kept: Tensor = gamma.topk(min(n, self.n_components), -1).indices.sort(-1).values
         return kept
 
-    def log_weight(self, batch: Batch, p: Gaussian, q: Gaussian, z: Tensor, beta: float) -> Tensor:
-        """log p(x_t | z) − β log q(z | s_t) / p(z | s_t): (..., B, T, K, Z) to (..., B, T, K)."""
-        x, observed = batch.x[..., None, :], batch.observed[..., None, :]
+    def log_weight(
+        self, x: Tensor, observed: Tensor, p: Gaussian, q: Gaussian, z: Tensor, beta: float
+    ) -> Tensor:
+        """log p(x_t | z) − β log q(z | s_t) / p(z | s_t) of N frames: (..., N, K, Z) to (..., N, K)."""
         cost = log_density(z, q) - log_density(z, p)
-        return self.core.log_likelihood(x, observed, z) - beta * cost
+        return self.core.log_likelihood(x[:, None], observed[:, None], z) - beta * cost
 
 
 def for_each_state(evidence: Evidence) -> Evidence:

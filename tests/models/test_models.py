@@ -47,6 +47,7 @@ from dbn_vae.models import (
     SampledVAEHMM,
     StateModel,
     SwitchingDMM,
+    vae_hmm,
 )
 from dbn_vae.models.gaussians import log_density
 from dbn_vae.models.structured import Structured
@@ -667,7 +668,7 @@ def test_the_bound_over_the_likeliest_states_rises_to_the_whole_one(name):
 @torch.no_grad()
 def test_what_is_kept_is_the_sum_over_its_paths():
     model, batch, _ = AT_THE_TRUTH["VAEHMM-Z1-K3"]()
-    kept = model.likeliest(model.core.evidence(batch.x, batch.observed), batch, 2)
+    kept = model.likeliest(model.log_evidence(model.core.evidence(batch.x, batch.observed)), batch, 2)
     potential = model.state_potential(batch)
     among = torch.zeros_like(potential).scatter(-1, kept, 1.0) > 0
     fewer = Chain(*model.chain(batch)[:2], potential.masked_fill(~among, -math.inf), batch.lengths)
@@ -685,6 +686,32 @@ def test_the_states_kept_leave_a_path_whatever_moves_are_forbidden():
     model = VAEHMM(linear_core(1), chain, *components(3, 1), top_k=1)
     bound = model.importance_bound(Sequences.from_any([[NAN, NAN]] * 2).batch(), 2, seeded())
     close(bound, table([0.4]).log(), **EXACT)  # of the path 0, 0
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+@torch.no_grad()
+def test_a_bound_is_the_same_however_many_samples_are_held_at_once(top_k, monkeypatch):
+    """Seven samples together, three at a time and one by one, and no padding among what is decoded.
+
+    Sixteens of numbers come out of torch's generator the same, together or one after the other.
+    """
+    model = VAEHMM(deep_core(), chain_over(3), *components(3, 2), top_k=top_k)
+    batch = Sequences.from_any(normals(8, 2, seed=71), [4, 1, 2, 1]).batch()
+    states, shown = top_k or 3, []
+    log_likelihood = model.core.log_likelihood
+
+    def watched(x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        shown.append(tuple(z.shape))
+        return log_likelihood(x, observed, z)
+
+    monkeypatch.setattr(model.core, "log_likelihood", watched)
+    bounds = []
+    for at_once in (7, 3, 1):
+        monkeypatch.setattr(vae_hmm, "MAX_VALUES", at_once * 8 * states * 2)
+        bounds.append(model.importance_bound(batch, 7, seeded()))
+    assert shown == [(n, 8, states, 2) for n in (7, 3, 3, 1, *[1] * 7)]
+    for bound in bounds[1:]:
+        close(bound, bounds[0], **EXACT)
 
 
 @torch.no_grad()
