@@ -25,14 +25,15 @@ import pandas as pd
 import torch
 from hmmlearn import hmm as hmmlearn
 from sklearn.linear_model import LogisticRegression
-from starts import StartedSwitchingDMM, autoregression
 from tables import Rows, arguments, machine, markdown
 from threadpoolctl import threadpool_limits
 
-from dbn_vae import HSMM, VAEHMM, GaussianHMM, SwitchingDMM
+from dbn_vae import HSMM, VAEHMM, EmissionHMM, GaussianHMM, SwitchingDMM
 from dbn_vae.datasets import load_mocap6
 from dbn_vae.emissions import DiagonalGaussian
 from dbn_vae.evaluation import compare_states
+from dbn_vae.training.dynamics import autoregression
+from dbn_vae.transitions import sticky
 
 K = 12
 LABELLED = 0.1
@@ -53,15 +54,12 @@ def vae_hmm(seed: int, quick: bool, **options: Any) -> VAEHMM:
 
 
 def switching(seed: int, quick: bool) -> SwitchingDMM:
-    updates = {"n_updates": 5, "n_pretrain": 50} if quick else {"n_updates": 200, "n_pretrain": 300}
-    return SwitchingDMM(K, 4, batch_size=32, random_state=seed, **updates)
+    updates = {"n_updates": 5, "n_pretrain": 50} if quick else {"n_updates": 100}
+    return SwitchingDMM(K, 12, random_state=seed, **updates)
 
 
-def started(seed: int, quick: bool) -> SwitchingDMM:
-    updates = {"n_updates": 5} if quick else {"n_updates": 100}
-    return StartedSwitchingDMM(
-        K, 12, order=0, n_pretrain=0, warm_up=0, batch_size=32, validation=0, random_state=seed, **updates
-    )
+def autoregressive(seed: int, quick: bool) -> EmissionHMM:
+    return EmissionHMM(autoregression(K, 12, 1), sticky(K), random_state=seed)
 
 
 def gaussian(kind: str, **options: Any) -> Build:
@@ -80,11 +78,10 @@ MODELS: dict[str, tuple[Build, int]] = {  # and the frames of a window
         1,
     ),
     "GaussianHMM, tied": (gaussian("tied"), 1),
-    "AR(1)-HMM": (lambda seed, _: autoregression(K, 12, 1).set_params(random_state=seed), 1),
+    "AR(1)-HMM": (autoregressive, 1),
     "HSMM, negative binomial": (hsmm, 1),
     "VAEHMM": (vae_hmm, 1),
     "SwitchingDMM": (switching, 1),
-    "SwitchingDMM from a Gaussian HMM": (started, 1),
     "hmmlearn GaussianHMM, windows of 11": (theirs, 11),
     "GaussianHMM, windows of 11": (gaussian("diag"), 11),
     "GaussianHMM, windows of 21": (gaussian("diag"), 21),

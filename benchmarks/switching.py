@@ -15,27 +15,25 @@ import numpy as np
 import pandas as pd
 import torch
 from hmmlearn import hmm as hmmlearn
-from starts import StartedSwitchingDMM, autoregression
 from tables import Rows, arguments, machine, markdown
 from threadpoolctl import threadpool_limits
 
-from dbn_vae import VAEHMM, GaussianHMM, SwitchingDMM
+from dbn_vae import VAEHMM, EmissionHMM, GaussianHMM, SwitchingDMM
 from dbn_vae.datasets import bouncing_ball, three_mode
 from dbn_vae.evaluation import compare_states
+from dbn_vae.training.dynamics import autoregression
+from dbn_vae.transitions import sticky
 
 
 class Case(NamedTuple):
     draw: Callable[..., tuple[np.ndarray, np.ndarray]]
     n_states: int
     n_steps: int
-    order: int  # of the autoregression that the switching model starts from
-    strength: bool  # see StartedSwitchingDMM
-    max_length: int
 
 
 CASES = {
-    "bouncing ball": Case(bouncing_ball, 2, 100, order=1, strength=True, max_length=50),
-    "three modes": Case(three_mode, 3, 180, order=6, strength=False, max_length=60),
+    "bouncing ball": Case(bouncing_ball, 2, 100),
+    "three modes": Case(three_mode, 3, 180),
 }
 
 
@@ -59,30 +57,19 @@ def vae_hmm(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
 
 def order(p: int) -> Fit:
     def fit(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
-        return autoregression(case.n_states, 1, p).set_params(random_state=seed).fit(x)
+        emission = autoregression(case.n_states, 1, p)
+        return EmissionHMM(emission, sticky(case.n_states), random_state=seed).fit(x)
 
     return fit
 
 
-def plain(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
+def switching(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
+    return SwitchingDMM(case.n_states, 6, n_updates=20 if quick else 150, random_state=seed).fit(x)
+
+
+def by_chance(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
     updates = {"n_updates": 40, "n_pretrain": 100} if quick else {"n_updates": 300, "n_pretrain": 300}
-    return SwitchingDMM(case.n_states, 2, batch_size=32, random_state=seed, **updates).fit(x)
-
-
-def started(case: Case, x: np.ndarray, seed: int, quick: bool) -> Any:
-    return StartedSwitchingDMM(
-        case.n_states,
-        case.order + case.strength,
-        order=case.order,
-        strength=case.strength,
-        n_updates=20 if quick else 150,
-        n_pretrain=0,
-        warm_up=0,
-        batch_size=64,
-        learning_rate=2e-3,
-        max_length=case.max_length,
-        random_state=seed,
-    ).fit(x)
+    return SwitchingDMM(case.n_states, 2, init="random", batch_size=32, random_state=seed, **updates).fit(x)
 
 
 MODELS: dict[str, Fit] = {
@@ -93,8 +80,8 @@ MODELS: dict[str, Fit] = {
     "AR(2)-HMM": order(2),
     "AR(4)-HMM": order(4),
     "AR(6)-HMM": order(6),
-    "SwitchingDMM": plain,
-    "SwitchingDMM from an AR-HMM": started,
+    "SwitchingDMM": switching,
+    "SwitchingDMM started at random": by_chance,
 }
 
 
@@ -138,6 +125,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     parser = arguments(__doc__ or "", seeds=5)
     parser.add_argument("--first-seed", type=int, default=0, help="others than 0 to 4 for choosing settings")
+    parser.add_argument("--data", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--sequences", type=int, default=100, help="N")
     args: argparse.Namespace = parser.parse_args()
     n, seeds = (60, 1) if args.quick else (args.sequences, args.seeds)
@@ -145,7 +133,7 @@ def main() -> None:
     rows = Rows(args.out)
     with threadpool_limits(1):
         for name in args.only or MODELS:
-            for case in CASES:
+            for case in args.data:
                 for seed in range(args.first_seed, args.first_seed + seeds):
                     run(rows, case, name, seed, n, args.quick)
     print("\n" + markdown(summary(rows.frame())))

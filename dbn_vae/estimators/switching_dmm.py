@@ -31,6 +31,11 @@ class SwitchingDMM(DeepStateEstimator):
         transition: "linear" (a switching linear system behind a network) or "gated".
         recurrent: the states move by A(z_{t-1}): where z is says which state comes next (Linderman et al. 2017).
         inference, n_hidden: see DeepMarkovModel.
+        init: "dynamics", states and moves begin as an autoregressive HMM has them, see training.dynamics: of the frames
+            themselves where these are Gaussian or Student-t vectors of at most n_latent columns and the core is free to
+            learn them, which it does in n_pretrain updates; else of the latents of the pre-trained core.  "random",
+            moves begin near z_t = z_{t-1}.
+        n_init: starts of that HMM.
         others: see DeepStateEstimator and DeepEstimator.
 
     Attributes: startprob_ (K,), transmat_ (K, K), with durations that from stay to stay, and durations_,
