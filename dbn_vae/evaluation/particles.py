@@ -93,21 +93,22 @@ def smoothed_paths(
 ) -> Tensor:
     """n_paths draws from p(z_{1:T} | x_{1:T}) among the particles of a filter: (M, B, T, Z)."""
     steps = list(particle_steps(model, batch, n_samples, generator))
-    later = model.later(batch)
+    end, back = model.later(batch)
     path: list[Tensor] = []
-    more = batch.x.new_zeros(())
+    more = end
     for t, (state, log_w, _) in reversed(list(enumerate(steps))):
         each = state[0]
         belief = state[1] if len(state) > 1 else each.new_zeros(*each.shape[:2], 1)
-        future = belief.new_zeros(n_samples, n_paths, *belief.shape[1:])  # (S, M, B, K)
+        future = end.expand(n_samples, n_paths, *belief.shape[1:])  # (S, M, B, K, ...)
         if path:
-            going = (batch.lengths > t + 1)[:, None]
-            future = torch.where(going, later(t, each[:, None], path[-1], more), future)
-        log_p = log_w[:, None] + logsumexp(belief[:, None] + future, -1)
+            going = (batch.lengths > t + 1).view(-1, *[1] * end.dim())
+            future = torch.where(going, back(t, each[:, None], path[-1], more), future)
+        log_p = log_w[:, None] + logsumexp((belief[:, None] + future).flatten(3), -1)
         index = pick(log_p, generator)
         path.append(at_ancestors(each, index))
         more = at_ancestors(future, index[None])[0]
-        more = more - more.amax(-1, keepdim=True)  # a constant, but over many frames a large one
+        inner = tuple(range(-end.dim(), 0))
+        more = more - more.amax(inner, keepdim=True)  # a constant, but over many frames a large one
     return torch.stack(path[::-1], 2)
 
 

@@ -43,14 +43,18 @@ class ReadsBefore(nn.Module):
 
 
 def context_width(likelihood: Likelihood, D: int) -> int:
-    """Numbers that frame_before gives for a frame of D entries."""
+    """C for frames of D entries."""
     return likelihood.n_features(D) + D
 
 
-def frame_before(likelihood: Likelihood, x: Tensor, observed: Tensor) -> Tensor:
-    """Features and mask of x_{t-1} beside each x_t, zeros beside the first: (..., T, D) to (..., T, C)."""
+def context(likelihood: Likelihood, x: Tensor, observed: Tensor) -> Tensor:
+    """Features and mask of a frame: (..., D) to (..., C), 0 where nothing was seen."""
     seen = observed.to(x.dtype)
     features = likelihood.features(x)
     each = features.shape[-1] // x.shape[-1]
-    read = torch.cat([features * seen.repeat_interleave(each, -1), seen], -1)
-    return nn.functional.pad(read[..., :-1, :], (0, 0, 1, 0))
+    return torch.cat([features * seen.repeat_interleave(each, -1), seen], -1)
+
+
+def frame_before(values: Tensor) -> Tensor:
+    """What belongs to t − 1 beside each step t, zeros beside the first: (..., T, F)."""
+    return nn.functional.pad(values[..., :-1, :], (0, 0, 1, 0))

@@ -7,6 +7,7 @@ kernels.  A `LatentModel` fills in how z is inferred and what its prior is: boun
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,22 @@ from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
 Generator = torch.Generator | None
-# what S partial paths carry from step to step: z_t (S, B, Z) and, of models with states, log p(s_t | z_{1:t}) (S, B, K)
+# what S partial paths carry from step to step: z_t (S, B, Z) and, of models with states, their belief (S, B, K, ...)
 Particles = tuple[Tensor, ...]
 Advance = Callable[[int, Particles], tuple[Particles, Tensor]]
-Later = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Later(NamedTuple):
+    """What a path of z from t + 1 on says of the particles at t, for smoothing: back through its steps.
+
+    Messages are logarithms, up to a constant, and of the shape of the belief (K, ...) that a particle carries beside
+    z_t, so that Σ belief · message is what they weigh; (1,) for models without states.
+    """
+
+    end: Tensor  # after the last frame
+    step: Callable[
+        [int, Tensor, Tensor, Tensor], Tensor
+    ]  # of t, z_t, z_{t+1} (..., Z) and the message to t + 1
 
 
 class Model(nn.Module, ABC):
@@ -99,16 +112,12 @@ class LatentModel(Model):
         """
 
     @abstractmethod
-    def ahead(self, state: Particles, generator: Generator) -> Particles:
-        """Particles at t + 1 from those at t by the prior alone: what comes after the last frame."""
+    def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
+        """Particles at t + 1 from those at t by the prior alone, under inputs at t + 1 (B, U) where some are read."""
 
     @abstractmethod
     def later(self, batch: Batch) -> Later:
-        """What a path from t + 1 on says of z_t and s_t, for smoothing.
-
-        Of t, z_t (..., Z), z_{t+1} (..., Z) and its own answer for z_{t+1}, (..., K): log p(z_{t+1:T} | z_t, s_t = k),
-        up to a constant, (..., K); K = 1 for models without states.
-        """
+        """The way back through the steps of a batch."""
 
     def log_weights(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         """log p(x, z) − log q(z | x) of S samples: (S, B)."""
@@ -125,15 +134,25 @@ class LatentModel(Model):
         """Σ_t log p(x_t | z_t) over observed entries: (S, B, T, Z) to (S, B)."""
         which, step = real_frames(batch)  # padding is not decoded
         x, observed = batch.x[which, step], batch.observed[which, step]
-        return add_up(self.core.log_likelihood(x, observed, take(z, which, step)), which, batch)
+        read = take(self.read_along(batch, z), which, step)
+        return add_up(self.core.log_likelihood(x, observed, read), which, batch)
 
     def log_likelihood_at(self, batch: Batch, t: int, z: Tensor) -> Tensor:
         """log p(x_t | z_t) of one step: (S, B, Z) to (S, B)."""
-        return self.core.log_likelihood(batch.x[:, t], batch.observed[:, t], z)
+        read = self.read_after(batch.x[:, t - 1], batch.observed[:, t - 1], z) if t else z
+        return self.core.log_likelihood(batch.x[:, t], batch.observed[:, t], read)
+
+    def read_after(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        """What the decoder reads of z_t (..., Z) after a frame x_{t-1} (..., D): of most models z_t alone."""
+        return z
+
+    def read_along(self, batch: Batch, z: Tensor) -> Tensor:
+        """The same of whole paths (..., B, T, Z)."""
+        return z
 
     def reconstruct(self, batch: Batch) -> Tensor:
         """E p(x_t | z_t) at the latents: (B, T, D), missing entries filled in."""
-        return self.core.mean(self.latents(batch))
+        return self.core.mean(self.read_along(batch, self.latents(batch)))
 
 
 def real_frames(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -146,6 +165,11 @@ def padded(values: Tensor, which: Tensor, step: Tensor, batch: Batch) -> Tensor:
     """Those of the real frames, (N, ...), where they stand in the batch, and 0 on padding: (B, T, ...)."""
     nothing = values.new_zeros(*batch.mask.shape, *values.shape[1:])
     return nothing.index_put((which, step), values)
+
+
+def inputs_at(batch: Batch, t: int) -> Tensor | None:
+    """u_t of every sequence (B, U), where there are inputs."""
+    return None if batch.inputs is None else batch.inputs[:, t]
 
 
 def add_up(values: Tensor, which: Tensor, batch: Batch) -> Tensor:

@@ -118,7 +118,7 @@ class ClipVAEHMM(StateModel, LatentModel):
             "a latent of the whole sequence has no step by step: use method='iwae' or 'elbo'"
         )
 
-    def ahead(self, state: Particles, generator: Generator) -> Particles:
+    def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
         raise NotImplementedError(
             "a latent of the whole sequence is not carried beyond it: forecast without one"
         )

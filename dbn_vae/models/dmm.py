@@ -15,8 +15,17 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
-from dbn_vae.models.autoregressive import ReadsBefore, context_width, frame_before
-from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, add_up, real_frames
+from dbn_vae.models.autoregressive import ReadsBefore, context, context_width, frame_before
+from dbn_vae.models.base import (
+    Advance,
+    Generator,
+    LatentModel,
+    Later,
+    Particles,
+    add_up,
+    inputs_at,
+    real_frames,
+)
 from dbn_vae.models.recognition import Recognition
 from dbn_vae.nn import beside, take
 from dbn_vae.sequences import Batch
@@ -65,7 +74,13 @@ class DMM(LatentModel):
 
     def move(self, batch: Batch, t: int, z: Tensor) -> Normal:
         """p(z_t | z_{t-1}) of one step t ≥ 1: (S, B, Z)."""
-        return self.transition(z if batch.inputs is None else beside(z, batch.inputs[:, t]))
+        return self.moved(z, inputs_at(batch, t))
+
+    def moved(self, z: Tensor, inputs: Tensor | None) -> Normal:
+        """p(z_t | z_{t-1}) under u_t: (..., Z)."""
+        prediction = self.transition(z if inputs is None else beside(z, inputs))
+        assert isinstance(prediction, Normal)
+        return prediction
 
     def predictions(self, batch: Batch, z: Tensor, which: Tensor, step: Tensor) -> Normal:
         """p(z_t | z_{t-1}) along paths (S, B, T, Z), all frames named at once: (S, N, Z)."""
@@ -78,24 +93,13 @@ class DMM(LatentModel):
             torch.where(begins, first.mean, later.mean), torch.where(begins, first.scale, later.scale)
         )
 
-    def seen_from(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
-        """What the decoder reads of frames (..., T, D) and latents (..., T, Z) of the same steps."""
+    def read_after(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        return beside(z, context(self.core.likelihood, x, observed)) if self.autoregressive else z
+
+    def read_along(self, batch: Batch, z: Tensor) -> Tensor:
         if not self.autoregressive:
             return z
-        return beside(z, frame_before(self.core.likelihood, x, observed))
-
-    def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
-        return super().log_likelihood(batch, self.seen_from(batch.x, batch.observed, z))
-
-    def log_likelihood_at(self, batch: Batch, t: int, z: Tensor) -> Tensor:
-        if self.autoregressive and t:
-            pair = slice(t - 1, t + 1)
-            z = self.seen_from(batch.x[:, pair], batch.observed[:, pair], z[:, :, None].expand(-1, -1, 2, -1))
-            z = z[:, :, 1]
-        return super().log_likelihood_at(batch, t, z)
-
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.core.mean(self.seen_from(batch.x, batch.observed, self.latents(batch)))
+        return beside(z, frame_before(context(self.core.likelihood, batch.x, batch.observed)))
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         z, q = self.draw_path(batch, n_samples, generator)
@@ -135,11 +139,14 @@ class DMM(LatentModel):
 
         return advance
 
-    def ahead(self, state: Particles, generator: Generator) -> Particles:
-        return (draw(self.transition(state[0]), generator),)
+    def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
+        return (draw(self.moved(state[0], inputs), generator),)
 
     def later(self, batch: Batch) -> Later:
-        return lambda t, z, then, more: log_normal(then, self.transition(z))[..., None] + more
+        def step(t: int, z: Tensor, then: Tensor, more: Tensor) -> Tensor:
+            return log_normal(then, self.move(batch, t + 1, z))[..., None] + more
+
+        return Later(batch.x.new_zeros(1), step)
 
     @torch.no_grad()
     def sample(
@@ -149,16 +156,14 @@ class DMM(LatentModel):
         z = draw(self.initial(self.initial_mean), generator)
         path = [z]
         for t in range(1, n_steps):
-            before = z if inputs is None else beside(z, inputs[t])
-            path.append(z := draw(self.transition(before), generator))
+            path.append(z := draw(self.moved(z, None if inputs is None else inputs[t]), generator))
         latent = torch.stack(path)
         if not self.autoregressive:
             return sample(self.core.decode(latent), generator), latent
         x = [sample(self.core.decode(latent[0]), generator)]
         for now in latent[1:]:
-            last = torch.stack([x[-1], x[-1]])  # of the second only the place counts
-            given = self.seen_from(last, torch.ones_like(last, dtype=torch.bool), now.expand(2, -1))
-            x.append(sample(self.core.decode(given[1]), generator))
+            read = self.read_after(x[-1], torch.ones_like(x[-1], dtype=torch.bool), now)
+            x.append(sample(self.core.decode(read), generator))
         return torch.stack(x), latent
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import normal, sample
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel, inputs_at
 from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.gaussians import Gaussian, chosen, dense, draw, log_density, packed, unpacked
-from dbn_vae.models.particles import belief_in, drawn_ahead, known_states, later_with_states
+from dbn_vae.models.particles import Belief, belief_in, drawn_ahead, known_states, later_with_states
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
@@ -89,13 +89,19 @@ class HMMPrior(StateModel, LatentModel):
     def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """Of t and log p(s_t = k | z_{1:t-1}) (S, B, K): z_t ~ q (S, B, Z) and log q (S, B)."""
 
+    def belief(self) -> Belief:
+        return belief_in(self.transition)
+
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
         """A particle carries z_t, which given the states the next one forgets, and p(s_t | z_{1:t})."""
-        states, known = belief_in(self.transition, batch), known_states(batch, self.n_components)
+        states, known = self.belief(), known_states(batch, self.n_components)
         propose = self.propose(batch, generator)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
-            belief = states.predict(t, state[1], state[0]) if t else states.begin(n_samples)
+            if t:
+                belief = states.predict(state[1], state[0], inputs_at(batch, t))
+            else:
+                belief = states.begin(n_samples, batch)
             z, log_q = propose(t, states.states(belief) + known[:, t])
             log_p, belief = states.update(
                 belief, known[:, t] + log_density(z[..., None, :], self.components())
@@ -104,11 +110,13 @@ class HMMPrior(StateModel, LatentModel):
 
         return advance
 
-    def ahead(self, state: Particles, generator: Generator) -> Particles:
-        return drawn_ahead(self.transition, state[1], self.components(), generator)
+    def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
+        states = self.belief()
+        belief = states.predict(state[1], state[0], inputs)
+        return drawn_ahead(states, belief, self.components(), generator)
 
     def later(self, batch: Batch) -> Later:
-        return later_with_states(self.transition, batch, lambda z: self.components())
+        return later_with_states(self.belief(), batch, lambda z: self.components())
 
     @torch.no_grad()
     def sample(

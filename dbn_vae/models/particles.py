@@ -6,10 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
+from torch.nn.functional import pad
 
 from dbn_vae.distributions import sample
 from dbn_vae.inference import logsumexp
-from dbn_vae.models.base import Generator, Later, Particles
+from dbn_vae.models.base import Generator, Later, Particles, inputs_at
 from dbn_vae.models.gaussians import Gaussian, chosen, draw, log_density
 from dbn_vae.models.hmm import labelled
 from dbn_vae.nn import beside
@@ -25,19 +26,33 @@ def known_states(batch: Batch, n_components: int) -> Tensor:
 
 
 class Belief(ABC):
-    """What z_{1:t} say of the chain at t, as log-probabilities (S, B, K, ...), one step at a time."""
+    """What z_{1:t} say of the chain at t, as log-probabilities (S, B, K, ...), one step at a time.
+
+    u is the input (B, U) of the step moved to, where the chain reads any.
+    """
+
+    reads_z: bool = False  # whether where the chain goes depends on z
 
     @abstractmethod
-    def begin(self, n_samples: int) -> Tensor:
+    def begin(self, n_samples: int, batch: Batch) -> Tensor:
         """Before z_1 is known."""
 
     @abstractmethod
-    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
+    def predict(self, belief: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """From what z_{1:t-1} say at t − 1 to what they say at t; z is z_{t-1} (S, B, Z)."""
 
     @abstractmethod
     def states(self, belief: Tensor) -> Tensor:
         """log p(s_t = k): (S, B, K)."""
+
+    @property
+    @abstractmethod
+    def end(self) -> Tensor:
+        """The message after the last frame, see Later: (K, ...)."""
+
+    @abstractmethod
+    def back(self, log_p: Tensor, more: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
+        """The message to t − 1, given log p(z_t | z_{t-1}, s_t = k) (..., K), that to t, and z_{t-1} (..., Z)."""
 
     def update(self, belief: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
         """Given log p(z_t | s_t = k) (S, B, K): log p(z_t | z_{1:t-1}) (S, B), and what z_{1:t} say.
@@ -53,53 +68,69 @@ class Belief(ABC):
 class ChainBelief(Belief):
     """p(s_t | z_{1:t}) of a Markov chain: (S, B, K)."""
 
-    def __init__(self, transition: Transition, batch: Batch) -> None:
-        self.first, self.A = transition.log_initial(batch.inputs), transition.log_transition(batch.inputs)
-        self.n_sequences = len(batch.x)
+    def __init__(self, transition: Transition) -> None:
+        self.transition = transition
+        self.A = None if transition.n_inputs else transition.log_transition()
 
-    def begin(self, n_samples: int) -> Tensor:
-        return self.first.expand(n_samples, self.n_sequences, -1)
+    def begin(self, n_samples: int, batch: Batch) -> Tensor:
+        return self.transition.log_initial(batch.inputs).expand(n_samples, len(batch.x), -1)
 
-    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
-        A = self.A[:, t - 1] if self.A.dim() == 4 else self.A
-        return logsumexp(belief[..., :, None] + A, -2)
+    def moves(self, z: Tensor, u: Tensor | None) -> Tensor:
+        """log A: (..., K, K)."""
+        if self.A is not None:
+            return self.A
+        assert isinstance(self.transition, InputDriven) and u is not None
+        return self.transition.moves_under(u)
+
+    def predict(self, belief: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
+        return logsumexp(belief[..., :, None] + self.moves(z, u), -2)
 
     def states(self, belief: Tensor) -> Tensor:
         return belief
+
+    @property
+    def end(self) -> Tensor:
+        return next(self.transition.parameters()).new_zeros(self.transition.n_components)
+
+    def back(self, log_p: Tensor, more: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
+        return logsumexp((log_p + more)[..., None, :] + self.moves(z, u), -1)
 
 
 class RecurrentBelief(ChainBelief):
     """The same of a chain that z_{t-1} drives, beside the batch's inputs if there are any."""
 
-    def __init__(self, transition: InputDriven, batch: Batch) -> None:
-        self.transition, self.inputs, self.n_sequences = transition, batch.inputs, len(batch.x)
-        nowhere = batch.x.new_zeros(len(batch.x), transition.n_inputs)
+    reads_z = True
+
+    def begin(self, n_samples: int, batch: Batch) -> Tensor:
+        assert isinstance(self.transition, InputDriven)
+        nowhere = batch.x.new_zeros(len(batch.x), self.transition.n_inputs)
         if batch.inputs is not None:
             nowhere[:, -batch.inputs.shape[-1] :] = batch.inputs[:, 0]
-        self.first = transition.first_under(nowhere)
+        return self.transition.first_under(nowhere).expand(n_samples, len(batch.x), -1)
 
-    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
-        read = z if self.inputs is None else beside(z, self.inputs[:, t])
-        return logsumexp(belief[..., :, None] + self.transition.moves_under(read), -2)
+    def moves(self, z: Tensor, u: Tensor | None) -> Tensor:
+        assert isinstance(self.transition, InputDriven)
+        return self.transition.moves_under(z if u is None else beside(z, u))
 
 
 class StaysBelief(Belief):
     """p(s_t, stay begun at t − a + 1 | z_{1:t}), less the chance that a stay lasts as long: (S, B, K, D).
 
-    See inference.durations for the recursion.
+    See inference.durations for the recursion.  Messages in turn have that chance, S_k(a), in them:
+
+        m_T(k, a) = S_k(a),   m_{t-1}(k, a) = p_k(a) Σ_j A_kj p(z_t | j) m_t(j, 1) + p(z_t | k) m_t(k, a + 1)
     """
 
-    def __init__(self, transition: SemiMarkov, batch: Batch) -> None:
+    def __init__(self, transition: SemiMarkov) -> None:
         self.first, self.A = transition.log_initial(), transition.log_transition()
         self.duration, self.survival = transition.durations.log_prob(), transition.durations.log_survival()
-        self.n_sequences = len(batch.x)
 
-    def begin(self, n_samples: int) -> Tensor:
+    def begin(self, n_samples: int, batch: Batch) -> Tensor:
         K, D = self.duration.shape
-        older = self.first.new_full((n_samples, self.n_sequences, K, D - 1), -torch.inf)
-        return torch.cat([self.first[:, None].expand(n_samples, self.n_sequences, K, 1), older], -1)
+        older = self.first.new_full((n_samples, len(batch.x), K, D - 1), -torch.inf)
+        return torch.cat([self.first[:, None].expand(n_samples, len(batch.x), K, 1), older], -1)
 
-    def predict(self, t: int, belief: Tensor, z: Tensor) -> Tensor:
+    def predict(self, belief: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         ended = logsumexp(belief + self.duration, -1)
         begun = logsumexp(ended[..., :, None] + self.A, -2)
         return torch.cat([begun[..., None], belief[..., :-1]], -1)
@@ -107,43 +138,37 @@ class StaysBelief(Belief):
     def states(self, belief: Tensor) -> Tensor:
         return logsumexp(belief + self.survival, -1)
 
+    @property
+    def end(self) -> Tensor:
+        return self.survival
 
-def belief_in(transition: Transition, batch: Batch) -> Belief:
-    if isinstance(transition, SemiMarkov):
-        return StaysBelief(transition, batch)
-    return ChainBelief(transition, batch)
+    def back(self, log_p: Tensor, more: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
+        anew = logsumexp((log_p + more[..., 0])[..., None, :] + self.A, -1)
+        on = pad(log_p[..., None] + more[..., 1:], (0, 1), value=-torch.inf)
+        return torch.logaddexp(anew[..., None] + self.duration, on)
 
 
-def drawn_ahead(transition: Transition, belief: Tensor, each: Gaussian, generator: Generator) -> Particles:
-    """A step of the prior: s_{t+1}, then z_{t+1} from each p(z_{t+1} | z_t, s_{t+1} = k) (..., K, Z).
+def belief_in(transition: Transition) -> Belief:
+    return StaysBelief(transition) if isinstance(transition, SemiMarkov) else ChainBelief(transition)
 
-    The state drawn is known from there on: its log-probability is 0, that of the others −inf.
+
+def drawn_ahead(states: Belief, belief: Tensor, each: Gaussian, generator: Generator) -> Particles:
+    """A step of the prior, given the belief predicted: z_{t+1} from Σ_k p(s_{t+1} = k) p(z_{t+1} | z_t, k).
+
+    each: p(z_{t+1} | z_t, s_{t+1} = k), (..., K, Z).
     """
-    A = moves(transition)
-    states = sample(Categorical(logits=logsumexp(belief[..., :, None] + A, -2)), generator).long()
-    z = draw(chosen(each, states[..., None]), generator).squeeze(-2)
-    here = torch.arange(belief.shape[-1], device=belief.device) == states[..., None]
-    return z, torch.where(here, belief.new_zeros(()), -torch.inf)
+    drawn = sample(Categorical(logits=states.states(belief)), generator).long()
+    z = draw(chosen(each, drawn[..., None]), generator).squeeze(-2)
+    return z, states.update(belief, log_density(z[..., None, :], each))[1]
 
 
-def moves(transition: Transition) -> Tensor:
-    """log A (K, K) of a chain that is the same at every step; raises NotImplementedError for another."""
-    if isinstance(transition, SemiMarkov) or transition.n_inputs:
-        raise NotImplementedError(
-            f"states that move by a {type(transition).__name__} are not carried beyond or back from a frame"
-        )
-    return transition.log_transition()
+def later_with_states(states: Belief, batch: Batch, each: Callable[[Tensor], Gaussian]) -> Later:
+    """each: p(z_{t+1} | z_t, s_{t+1} = k) of z_t, (..., Z) to (..., K, Z)."""
+    end = states.end
+    known = known_states(batch, len(end))
 
+    def step(t: int, z: Tensor, then: Tensor, more: Tensor) -> Tensor:
+        log_p = log_density(then[..., None, :], each(z)) + known[:, t + 1]
+        return states.back(log_p, more, z, inputs_at(batch, t + 1))
 
-def later_with_states(transition: Transition, batch: Batch, each: Callable[[Tensor], Gaussian]) -> Later:
-    """log Σ_k A(j, k) p(z_{t+1} | z_t, s_{t+1} = k) p(z_{t+2:T} | z_{t+1}, s_{t+1} = k) of every j, see LatentModel.
-
-    each: p(z_{t+1} | z_t, s_{t+1} = k) of z_t, (..., Z) to (..., K, Z).
-    """
-    A, known = moves(transition), known_states(batch, transition.n_components)
-
-    def later(t: int, z: Tensor, then: Tensor, more: Tensor) -> Tensor:
-        joint = log_density(then[..., None, :], each(z)) + more + known[:, t + 1]
-        return logsumexp(joint[..., None, :] + A, -1)
-
-    return later
+    return Later(end, step)

@@ -22,7 +22,7 @@ from torch.distributions import Normal
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, at, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel
+from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel, inputs_at
 from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.dmm import no_noise, noise_like
 from dbn_vae.models.particles import (
@@ -100,23 +100,21 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def predictor(self, like: Tensor, batch: Batch) -> Callable[[Tensor | None], Normal]:
         """p(z_t | z_{1:t-1}), its mixture matched in two moments; each call takes the belief in s a step on."""
-        states, steps = self.belief(batch), count(1)
-        belief, each = states.begin(len(like)), self.initial(like)
+        states, steps = self.belief(), count(1)
+        belief, each = states.begin(len(like), batch), self.initial(like)
 
         def predict(z: Tensor | None) -> Normal:
             nonlocal belief, each
             if z is not None:
                 _, belief = states.update(belief, log_normal(z[..., None, :], each))
-                belief, each = states.predict(next(steps), belief, z), self.move(z)
+                u = inputs_at(batch, next(steps))
+                belief, each = states.predict(belief, z, u), self.move(z)
             return match_moments(states.states(belief).exp(), each)
 
         return predict
 
-    def belief(self, batch: Batch) -> Belief:
-        if self.recurrent:
-            assert isinstance(self.transition, InputDriven)
-            return RecurrentBelief(self.transition, batch)
-        return belief_in(self.transition, batch)
+    def belief(self) -> Belief:
+        return RecurrentBelief(self.transition) if self.recurrent else belief_in(self.transition)
 
     def driving(self, z: Tensor, inputs: Tensor | None) -> Tensor | None:
         """What drives the states: the inputs, after z_{t-1} (..., T, Z) if that does too; z_0 = 0."""
@@ -166,15 +164,15 @@ class SwitchingDMM(StateModel, LatentModel):
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
         """The states are carried as p(s_t | z_{1:t}), exactly (Rao-Blackwell)."""
         context = self.recognition.context(self.core, batch)
-        states, known = self.belief(batch), known_states(batch, self.n_components)
+        states, known = self.belief(), known_states(batch, self.n_components)
         nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
             if t:
                 last, belief = state
-                belief, each = states.predict(t, belief, last), self.move(last)
+                belief, each = states.predict(belief, last, inputs_at(batch, t)), self.move(last)
             else:
-                last, belief, each = nowhere, states.begin(n_samples), self.initial(nowhere)
+                last, belief, each = nowhere, states.begin(n_samples, batch), self.initial(nowhere)
             prediction = match_moments(states.states(belief).exp(), each)
             q = self.recognition.step(prediction, last, context[:, t])
             z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
@@ -183,11 +181,12 @@ class SwitchingDMM(StateModel, LatentModel):
 
         return advance
 
-    def ahead(self, state: Particles, generator: Generator) -> Particles:
-        return drawn_ahead(self.transition, state[1], self.move(state[0]), generator)
+    def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
+        z, states = state[0], self.belief()
+        return drawn_ahead(states, states.predict(state[1], z, inputs), self.move(z), generator)
 
     def later(self, batch: Batch) -> Later:
-        return later_with_states(self.transition, batch, self.move)
+        return later_with_states(self.belief(), batch, self.move)
 
     @torch.no_grad()
     def sample(

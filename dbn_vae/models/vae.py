@@ -66,11 +66,11 @@ class VAE(LatentModel):
 
         return advance
 
-    def ahead(self, state: Particles, generator: Generator) -> Particles:
+    def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
         return (draw(standard_normal(state[0]), generator),)
 
     def later(self, batch: Batch) -> Later:
-        return lambda t, z, then, more: torch.zeros_like(more)
+        return Later(batch.x.new_zeros(1), lambda t, z, then, more: torch.zeros_like(more))
 
     @torch.no_grad()
     def sample(self, n_frames: int, generator: Generator = None) -> tuple[Tensor, Tensor]:

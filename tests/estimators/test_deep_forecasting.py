@@ -1,144 +1,58 @@
 """Forecasts, filled-in entries and scores of frames of the deep models, where everything is linear and Gaussian.
 
-Given a path of states all frames, those to come among them, are then one dense Gaussian, so that what is expected of
-the entries nobody saw, and how uncertain it is, follows from its conditional, summed over paths.  The encoders are
-wrong on purpose, and know nothing of which entries are missing: particles have to make up for both.
+The truth is that of linear_models.py.  The encoders are wrong on purpose, and know nothing of which entries are
+missing: particles have to make up for both.
 """
 
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from linear_models import (
+    D_OFFSET,
+    FUTURE,
+    LENGTHS,
+    MAKE,
+    NAN,
+    OPTIONS,
+    SCALE,
+    C,
+    H,
+    U,
+    X,
+    dense,
+    exact,
+    fitted,
+    given,
+    parts,
+    to_come,
+)
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import linear_gaussian_core, paths, walk_moments
+from oracles import linear_gaussian_core
 from scipy.stats import multivariate_normal
 
 from dbn_vae import VAE, VAEHMM, DeepMarkovModel, GaussianHMM, SwitchingDMM
 
-C = torch.tensor([[1.0, 0.5], [0.6, -1.2], [0.4, 0.55]]).double()
-D_OFFSET, SCALE = torch.tensor([0.3, -0.2, 0.1]).double(), torch.tensor([0.7, 0.7, 0.7]).double()
-C = C @ torch.linalg.inv(
-    torch.linalg.cholesky(C.T @ C).T
-)  # orthogonal columns, which diagonal evidence needs
-NAN = np.nan
-X = 2 + 3 * np.random.default_rng(1).normal(size=(7, 3)) * [1, 2, 0.5]
-X[1, 0] = X[2] = X[3, 1:] = X[6, 2] = NAN
-LENGTHS = [4, 1, 2]
-H = 2
-OPTIONS: dict[str, Any] = {
-    "hidden": (), "n_updates": 1, "n_pretrain": 1, "validation": 0, "random_state": 0, "device": "cpu",
-}  # fmt: skip
-MAKE = {
-    "vae": lambda: VAE(2, **OPTIONS),
-    "dmm": lambda: DeepMarkovModel(2, transition="linear", **OPTIONS),
-    "dmm-filtering": lambda: DeepMarkovModel(2, transition="linear", inference="product-filter", **OPTIONS),
-    "dmm-st": lambda: DeepMarkovModel(2, transition="linear", inference="ST-LR", n_hidden=4, **OPTIONS),
-    "vae-hmm": lambda: VAEHMM(2, 2, **OPTIONS),
-    "switching": lambda: SwitchingDMM(2, 2, **OPTIONS),
-}
 every = pytest.mark.parametrize("name", MAKE)
 # those whose proposals are near enough for a few hundred particles to settle all frames of a path together
 willing = pytest.mark.parametrize("name", [name for name in MAKE if name != "dmm-st"])
 timely = pytest.mark.parametrize("name", [name for name in MAKE if name != "vae"])
 
 
-@cache
-def fitted(name: str, sharper: float = -0.5) -> Any:
-    """A model with a linear decoder, an encoder somewhat off, and moves that differ; tests leave it as it is."""
-    model = MAKE[name]().fit(X, lengths=LENGTHS)
-    model.module_.core.load_state_dict(linear_gaussian_core(C, D_OFFSET, SCALE).state_dict())
-    module = model.module_
-    g = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        module.core.encoder[0].bias[2:] += sharper
-        moves = getattr(module, "moves", [getattr(module, "transition", None)] if "dmm" in name else [])
-        for move in moves:
-            move.weight.copy_(0.8 * torch.eye(2) + 0.3 * torch.randn(2, 2, generator=g))
-            move.bias.copy_(0.8 * torch.randn(2, generator=g))
-            move.raw_variance.fill_(-2.0)  # slow, so that later frames tell of earlier ones
-        if "dmm-st" in name:
-            module.recognition.head.bias[2:] = 1.5
-        for part in ("initial_mean", "mean"):
-            if hasattr(module, part):
-                getattr(module, part).copy_(torch.randn(getattr(module, part).shape, generator=g))
-        if name in ("vae-hmm", "switching"):
-            logits = torch.tensor([[0.95, 0.05], [0.1, 0.9]]).log()
-            module.transition.transition_logits.copy_(logits)
-    return model
-
-
-def dense(model: Any, T: int) -> list[tuple[float, np.ndarray, np.ndarray, np.ndarray]]:
-    """Of every path of states (T,): its log-probability, the path, and mean and covariance of all entries of x."""
-    module = model.module_
-    center, scale = model.center_.double(), model.scale_.double()
-    out = []
-    chained = hasattr(module, "n_components")
-    K = module.n_components if chained else 1
-    pi, A = (model.startprob_, model.transmat_) if chained else (np.ones(1), np.ones((1, 1)))
-    for path in paths(T, K):
-        if isinstance(model, VAE | VAEHMM):
-            zero = torch.zeros(1, 2)
-            mean = module.mean.detach()[path] if chained else zero.expand(T, 2)
-            var = (2 * module.log_scale.detach()).exp()[path] if chained else torch.ones(T, 2)
-            cov = torch.einsum("tz,tu,zw->tzuw", var, torch.eye(T), torch.eye(2))
-        else:
-            moves = list(module.moves) if chained else [module.transition]
-            first = module.initial_mean.detach().view(-1, 2)[path[0]]
-            width = (2 * module.initial_log_scale.detach()).exp().view(-1, 2)[path[0]].diag()
-            steps = [
-                (moves[k].weight.detach(), moves[k].bias.detach(), moves[k](first).variance.detach().diag())
-                for k in path[1:]
-            ]
-            mean, cov = walk_moments((first, width), steps)
-        mean, cov = mean.double(), cov.double()
-        W, d = scale[:, None] * C, center + scale * D_OFFSET
-        full = torch.einsum("dz,tzuw,ew->tdue", W, cov, W)
-        full = full + torch.einsum("tu,de->tdue", torch.eye(T).double(), (scale * SCALE).square().diag())
-        log_p = np.log(pi[path[0]]) + sum(np.log(A[i, j]) for i, j in pairwise(path))
-        out.append((log_p, path.numpy(), (mean @ W.T + d).flatten().numpy(), full.reshape(3 * T, -1).numpy()))
-    return out
-
-
-def exact(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """E and Var of every entry (T, 3), and p(s_t) (T, K), given those that are not NaN; and log p of these."""
-    seen = ~np.isnan(x).ravel()
-    weights, means, variances, every_path = [], [], [], []
-    for log_p, path, mean, cov in dense(model, len(x)):
-        o = x.ravel()[seen]
-        gain = np.linalg.solve(cov[seen][:, seen], cov[seen]).T
-        weights.append(
-            log_p + (multivariate_normal(mean[seen], cov[seen][:, seen]).logpdf(o) if len(o) else 0)
-        )
-        means.append(mean + gain @ (o - mean[seen]))
-        variances.append(np.diag(cov) - (gain * cov[:, seen]).sum(1))
-        every_path.append(path)
-    total = np.logaddexp.reduce(weights)
-    w = np.exp(np.array(weights) - total)
-    mean = w @ np.stack(means)
-    variance = w @ (np.stack(variances) + (np.stack(means) - mean) ** 2)
-    K = max(p.max() for p in every_path) + 1
-    probs = np.stack([w @ (np.stack(every_path) == k) for k in range(K)], -1)
-    return mean.reshape(x.shape), variance.reshape(x.shape), probs, float(total)
-
-
-def parts(values: np.ndarray) -> list[np.ndarray]:
-    return np.split(values, np.cumsum(LENGTHS)[:-1])
-
-
 @timely
 def test_a_forecast_is_the_conditional_of_frames_to_come(name: str) -> None:
     model, n = fitted(name), 6000
-    f = model.forecast(X, LENGTHS, horizon=H, n_samples=n, quantiles=(0.25, 0.75), random_state=0)
+    options = {"horizon": H, "n_samples": n, "quantiles": (0.25, 0.75), "random_state": 0}
+    f = model.forecast(X, LENGTHS, **given(name), **to_come(name), **options)
     assert f.samples.shape == (n, 3, H, 3)
     assert_allclose(f.mean, f.samples.mean(0))
-    for b, x in enumerate(parts(X)):
-        mean, variance, probs, _ = (
-            v if np.ndim(v) == 0 else v[-H:] for v in exact(model, np.r_[x, np.full((H, 3), NAN)])
+    for b, (x, u) in enumerate(zip(parts(X), parts(U), strict=True)):
+        whole = exact(
+            model, np.r_[x, np.full((H, 3), NAN)], np.r_[u, FUTURE[b]] if model.n_inputs else None, H
         )
+        mean, variance, probs = (v[-H:] for v in whole[:3])
         assert (abs(f.mean[b] - mean) < 5 * np.sqrt(2 * variance / n)).all(), b
         assert_allclose(f.variance[b], variance, rtol=5 * np.sqrt(2 * 2 / n))
         between = ((f.samples[:, b] > f.quantiles[b, 0]) & (f.samples[:, b] < f.quantiles[b, 1])).mean(0)
@@ -152,11 +66,12 @@ def test_a_forecast_is_the_conditional_of_frames_to_come(name: str) -> None:
 def test_frames_of_a_path_belong_together(name: str) -> None:
     """The covariance of consecutive frames to come, which no marginal shows."""
     model, n = fitted(name), 6000
-    f = model.forecast(X[:1], horizon=H, n_samples=n, random_state=0)
+    options = given(name, slice(1)) | to_come(name, 0)
+    f = model.forecast(X[:1], horizon=H, n_samples=n, random_state=0, **options)
     drawn = f.samples[:, 0].reshape(n, -1)
     means, second = np.zeros(6), np.zeros((6, 6))
     x = X[:1].ravel()
-    branches = dense(model, 1 + H)
+    branches = dense(model, np.ones((1 + H, 3)), np.r_[U[:1], FUTURE[0]] if model.n_inputs else None)
     log_w = [p + multivariate_normal(m[:3], S[:3, :3]).logpdf(x) for p, _, m, S in branches]
     for w, (_, _, m, S) in zip(np.exp(log_w - np.logaddexp.reduce(log_w)), branches, strict=True):
         gain = np.linalg.solve(S[:3, :3], S[:3, 3:]).T
@@ -166,24 +81,33 @@ def test_frames_of_a_path_belong_together(name: str) -> None:
     cov = second - np.outer(means, means)
     spread = np.sqrt(np.diag(cov))
     assert abs(np.cov(drawn.T) - cov).max() < 5 * 2 / np.sqrt(n) * (spread[:, None] * spread).max()
-    if name != "vae-hmm":
+    if "vae-hmm" not in name:
         assert abs(cov[:3, 3:] / spread[:3, None] / spread[3:]).max() > 0.2, "this would show nothing"
+
+
+def exact_parts(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """E and Var of every entry of the sequences of X; of single frames where these are independent."""
+    if name == "vae":
+        return [exact(fitted(name), row[None])[:2] for row in X]
+    return [
+        exact(fitted(name), x, u if "inputs" in name else None)[:2]
+        for x, u in zip(parts(X), parts(U), strict=True)
+    ]
 
 
 @willing
 def test_what_is_filled_in_is_the_conditional_expectation(name: str) -> None:
     model, S = fitted(name), 1000
-    filled = model.impute(X, LENGTHS, n_samples=S, random_state=0)
+    filled = model.impute(X, LENGTHS, n_samples=S, random_state=0, **given(name))
     missing = np.isnan(X)
     assert filled.dtype == np.float64
     assert_array_equal(filled[~missing], X[~missing])
-    x = [row[None] for row in X] if name == "vae" else parts(X)
-    mean, variance = (np.concatenate(v) for v in zip(*(exact(model, part)[:2] for part in x), strict=True))
+    mean, variance = (np.concatenate(v) for v in zip(*exact_parts(name), strict=True))
     spread = variance - (model.scale_.numpy() * SCALE.numpy()) ** 2  # of E p(x | z), not of x
     assert (abs(filled - mean)[missing] < 5 * np.sqrt(2 * spread[missing] / S)).all()
     # the encoder alone, which takes a missing entry for a mean one, would not do
     partly = missing & ~missing.all(1, keepdims=True)
-    alone = abs(model.reconstruct(X, LENGTHS) - mean)[partly]
+    alone = abs(model.reconstruct(X, LENGTHS, **given(name)) - mean)[partly]
     assert abs(filled - mean)[partly].mean() < 0.5 * alone.mean()
 
 
@@ -191,10 +115,11 @@ def test_what_is_filled_in_is_the_conditional_expectation(name: str) -> None:
 def test_drawn_entries_have_the_conditional_mean_and_variance(name: str) -> None:
     model, n = fitted(name), 3000
     x = X[:4]
-    drawn = model.impute([x] * n, how="sample", n_samples=60, random_state=0).reshape(n, 4, 3)
+    inputs = {k: [u] * n for k, u in given(name, slice(4)).items()}
+    drawn = model.impute([x] * n, how="sample", n_samples=60, random_state=0, **inputs).reshape(n, 4, 3)
     missing = np.isnan(x)
     assert (drawn[:, ~missing] == x[~missing]).all()
-    found = [exact(model, part)[:2] for part in ([row[None] for row in x] if name == "vae" else [x])]
+    found = exact_parts(name)[: 4 if name == "vae" else 1]
     mean, variance = (np.concatenate(v)[missing] for v in zip(*found, strict=True))
     values = drawn[:, missing]
     assert (abs(values.mean(0) - mean) < 5 * np.sqrt(variance / n) + 0.03 * np.sqrt(variance)).all()
@@ -237,16 +162,23 @@ def test_what_comes_late_is_known_early(kind: Any) -> None:
 @every
 def test_scores_of_frames_are_the_growth_of_log_p(name: str) -> None:
     model = fitted(name)
-    scores = model.anomaly_scores(X, LENGTHS, n_samples=2000)
+    scores = model.anomaly_scores(X, LENGTHS, n_samples=2000, **given(name))
     assert scores.shape == (7,) and scores[2] == pytest.approx(0, abs=0.05 if "dmm-st" not in name else 0.3)
     if name == "vae":
         truth = [exact(model, row[None])[3] for row in X]
     else:
-        truth = [np.diff([exact(model, x[:t])[3] if t else 0.0 for t in range(len(x) + 1)]) for x in parts(X)]
-        bound = model.evaluate(X, LENGTHS, method="smc", n_samples=2000).per_sequence
+        growth = [
+            [
+                exact(model, x[:t], u[:t] if model.n_inputs else None)[3] if t else 0.0
+                for t in range(len(x) + 1)
+            ]
+            for x, u in zip(parts(X), parts(U), strict=True)
+        ]
+        truth = [np.diff(g) for g in growth]
+        bound = model.evaluate(X, LENGTHS, method="smc", n_samples=2000, **given(name)).per_sequence
         assert_allclose([s.sum() for s in parts(scores)], -bound, rtol=1e-5)
     assert_allclose(scores, -np.concatenate([np.atleast_1d(t) for t in truth]), atol=0.25)
-    assert_array_equal(scores, model.anomaly_scores(X, LENGTHS, n_samples=2000))
+    assert_array_equal(scores, model.anomaly_scores(X, LENGTHS, n_samples=2000, **given(name)))
 
 
 # -- the same promises as the classical verbs

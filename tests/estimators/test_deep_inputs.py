@@ -80,6 +80,32 @@ def test_missing_and_misplaced_inputs_are_refused(name: str) -> None:
         driven.sample(9)
 
 
+@every
+def test_inputs_of_frames_to_come_are_asked_for_and_checked(name: str) -> None:
+    driven, plain = MAKE[name]().fit(X, lengths=LENGTHS, inputs=U), MAKE[name]().fit(X, lengths=LENGTHS)
+    same, options = U[:4], {"lengths": LENGTHS, "horizon": 4, "n_samples": 2, "random_state": 0}
+    one = driven.forecast(X, inputs=U, future_inputs=same, **options)
+    each = driven.forecast(X, inputs=U, future_inputs=np.stack([same] * 3), **options)
+    assert_array_equal(one.samples, each.samples)
+    assert one.samples.shape == (2, 3, 4, 2)
+    for wrong, message in (
+        (None, re.escape("future_inputs are not given, but this")),
+        (
+            U[:3],
+            re.escape(
+                "future_inputs has shape (3, 2); it must be (4, 2), or (3, 4, 2) where sequences differ"
+            ),
+        ),
+        (np.full((4, 2), np.nan), "future_inputs hold NaN or infinite values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            driven.forecast(X, inputs=U, future_inputs=wrong, **options)
+    with pytest.raises(ValueError, match=r"future_inputs are given, but this .* reads none"):
+        plain.forecast(X, future_inputs=same, **options)
+    with pytest.raises(ValueError, match="inputs are not given"):
+        driven.impute(X, LENGTHS)
+
+
 def test_a_model_of_single_frames_reads_no_inputs() -> None:
     with pytest.raises(ValueError, match="this VAE reads none"):
         VAE(2, **TINY).fit(X, inputs=U)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from dbn_vae import VAEHMM, DeepMarkovModel, SwitchingDMM, load
@@ -43,6 +44,39 @@ def test_an_emission_that_reads_the_frame_before_follows_data_that_remember_it(t
     assert model.sample(5, random_state=0)[0].shape == (5, 12)
     model.save(tmp_path / "m.dbn")
     assert_allclose(load(tmp_path / "m.dbn").reconstruct(X), filled, atol=1e-6)
+
+
+def test_an_emission_blind_to_the_frame_before_answers_as_a_plain_one() -> None:
+    """As it starts: the same numbers, drawn in the same order.  With weights it goes on from the last frame."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (5, 4, 3)).astype(float)
+    X[0, 1] = X[1, 3] = X[2, 2, 0] = np.nan
+    options = TINY | {"n_updates": 0, "likelihood": "bernoulli"}
+    plain, reads = (DeepMarkovModel(2, n_hidden=4, autoregressive=a, **options).fit(X) for a in (False, True))
+    shared = {
+        k.replace("core.decoder.0.", "core.decoder.latent."): v for k, v in plain.module_.state_dict().items()
+    }
+    shared = {k.replace("core.decoder.", "core.decoder.rest.") if ".decoder.2" in k or ".decoder.1" in k else k: v
+              for k, v in shared.items()}  # fmt: skip
+    shared = {k.replace("rest.2", "rest.1"): v for k, v in shared.items()}
+    blind = reads.module_.core.decoder.context.weight
+    reads.module_.load_state_dict(shared | {"core.decoder.context.weight": torch.zeros_like(blind)})
+
+    def answers(model: Any) -> list[np.ndarray]:
+        f = model.forecast(X, horizon=3, n_samples=4, random_state=1)
+        return [f.samples, f.mean, model.impute(X, n_samples=7, random_state=1), model.anomaly_scores(X)]
+
+    for a, b in zip(answers(plain), answers(reads), strict=True):
+        assert_allclose(a, b, atol=1e-6)
+    with torch.no_grad():
+        reads.module_.core.decoder.latent.weight.zero_()
+        reads.module_.core.decoder.rest[-1].weight.fill_(20)
+        reads.module_.core.decoder.rest[-1].bias.fill_(0)
+        reads.module_.core.decoder.latent.bias.fill_(-5)
+        blind[:, 0] = 10.0  # all columns now repeat the first one
+    held = reads.forecast(X, horizon=3, n_samples=4, random_state=1).samples
+    assert (held[:, [0, 2, 3, 4]] == X[None, [0, 2, 3, 4], -1, None, :1]).all()
+    assert (held[:, 1] == 0).all()  # of the last frame nothing was seen
 
 
 FAMILIES = ("categorical", "poisson", "negative_binomial", "geometric")
