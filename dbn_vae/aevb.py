@@ -47,9 +47,12 @@ class AEVB(nn.Module):
         n_observed: D; or the shape (C, H, W) of a picture, whose D = C · H · W entries come and go as one vector, and
             in between as maps through convolutions.
         hidden: widths of the encoder's layers, for pictures their channels; the decoder's are the same reversed.
+        read_missing: the encoder reads of every entry whether it is missing, for pictures as more channels.
 
     Raises ValueError for a likelihood whose outputs are no maps over pixels.
     """
+
+    read_missing: bool = False
 
     def __init__(
         self,
@@ -58,15 +61,16 @@ class AEVB(nn.Module):
         likelihood: Likelihood,
         hidden: Sequence[int] = (500,),
         activation: type[nn.Module] = nn.Tanh,
+        read_missing: bool = False,
     ) -> None:
         super().__init__()
         D = n_observed if isinstance(n_observed, int) else math.prod(n_observed)
         self.n_observed, self.n_latent = D, n_latent
-        self.likelihood = likelihood
+        self.likelihood, self.read_missing = likelihood, read_missing
         self.encoder: MLP | Conv
         self.decoder: MLP | Deconv
         if isinstance(n_observed, int):
-            self.encoder = MLP(likelihood.n_features(D), hidden, 2 * n_latent, activation)
+            self.encoder = MLP(self.n_features, hidden, 2 * n_latent, activation)
             self.decoder = MLP(n_latent, hidden[::-1], likelihood.n_outputs(D), activation)
             return
         n = likelihood.n_parameters
@@ -76,8 +80,23 @@ class AEVB(nn.Module):
                 "every frame a vector"
             )
         C, H, W = n_observed
-        self.encoder = Conv(n_observed, hidden, 2 * n_latent, activation)
+        self.encoder = Conv((C * (1 + read_missing), H, W), hidden, 2 * n_latent, activation)
         self.decoder = Deconv(n_latent, hidden[::-1], (n * C, H, W), activation)
+
+    @property
+    def n_features(self) -> int:
+        """Numbers that features gives for a frame."""
+        return self.likelihood.n_features(self.n_observed) + self.n_observed * self.read_missing
+
+    def features(self, x: Tensor, observed: Tensor) -> Tensor:
+        """What networks read of a frame: (..., D) to (..., n_features).
+
+        With read_missing no value that is missing matters, and where none is, the added ones are 0.
+        """
+        if not self.read_missing:
+            return self.likelihood.features(x)
+        seen = torch.where(observed, x, 0.0)
+        return torch.cat([self.likelihood.features(seen), (~observed).to(x.dtype)], -1)
 
     def evidence(self, x: Tensor, observed: Tensor) -> Evidence:
         """(..., Z) each; zero for a frame of which nothing was observed.
@@ -85,7 +104,7 @@ class AEVB(nn.Module):
         The encoder says where it saw z, and how surely: h = J · location.  So J → 0 silences a latent
         altogether, and a sharp posterior needs no large h from the network.
         """
-        location, raw = self.encoder(self.likelihood.features(x)).chunk(2, -1)
+        location, raw = self.encoder(self.features(x, observed)).chunk(2, -1)
         seen = observed.any(-1, keepdim=True)
         J = F.softplus(raw) * seen
         return Evidence(J * location, J)

@@ -40,6 +40,8 @@ class DeepEstimator(DeepTraining):
             "gaussian" has one scale for all pixels, which is learnt.
         hidden: widths of the encoder's hidden layers; the decoder's are the same reversed. For pictures (C, H, W) the
             channels of its convolutions, each of which halves height and width. (64,), or (32, 64, 64), without it.
+        read_missing: encoders, and networks over time, read of every entry whether it is missing. False, the default,
+            they cannot tell a missing entry from an average one; of frames seen whole or not at all they need not.
         n_updates: gradient steps of joint training, after n_pretrain on single frames.
         warm_up: updates in which β rises from 0.01 to 1.
         batch_size: sequences (or pieces) a step; frames are 32 times as many while pre-training.
@@ -51,7 +53,7 @@ class DeepEstimator(DeepTraining):
         max_norm: longer gradients are clipped to this norm.
         n_probes: starts that go through the first tenth of joint training, of which the best goes on.
         core: a fitted deep estimator, or an AEVB module: its weights, and an estimator's scaling, are taken over, and
-            there is no pre-training.  It must have the same columns, n_latent, likelihood and hidden.
+            there is no pre-training.  It must have the same columns, n_latent, likelihood, hidden and read_missing.
         freeze_core: joint training leaves the core as it is, to the bit.
         standardize: Gaussian and Student-t data are scaled inside, pictures by channel; scores are in the units of X
             all the same.
@@ -67,6 +69,7 @@ class DeepEstimator(DeepTraining):
     _: KW_ONLY
     likelihood: str = "gaussian"
     hidden: tuple[int, ...] | None = None
+    read_missing: bool = False
     n_updates: int = 1000
     n_pretrain: int = 500
     warm_up: int = 300
@@ -116,11 +119,14 @@ class DeepEstimator(DeepTraining):
         return self.build(self.new_core()).to(self.where())
 
     def new_core(self) -> AEVB:
-        if len(self.frame_) == 3:
-            hidden = (32, 64, 64) if self.hidden is None else tuple(self.hidden)
-            return AEVB(self.frame_, self.n_core_latent, self.family(), hidden, torch.nn.ReLU)
-        hidden = (64,) if self.hidden is None else tuple(self.hidden)
-        return AEVB(self.width, self.n_core_latent, self.family(), hidden)
+        hidden: tuple[int, ...] = (64,)
+        activation: type[torch.nn.Module] = torch.nn.Tanh
+        if self.pictures:
+            hidden, activation = (32, 64, 64), torch.nn.ReLU
+        if self.hidden is not None:
+            hidden = tuple(self.hidden)
+        frame = self.frame_ if len(self.frame_) == 3 else self.width
+        return AEVB(frame, self.n_core_latent, self.family(), hidden, activation, self.read_missing)
 
     def where(self) -> torch.device:
         return where(self.device)

@@ -31,8 +31,7 @@ def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
     """q(z_t | z_{t-1}, x); raises ValueError for an unknown name."""
     networks = {"ST-L": STL, "ST-R": STR, "ST-LR": STLR, "product": Product}
     if name in networks:
-        n_features = core.likelihood.n_features(core.n_observed)
-        return networks[name](n_features, core.n_latent, n_hidden)
+        return networks[name](core.n_features, core.n_latent, n_hidden)
     evidence = {"mean-field": PerStep, "product-filter": Filtering}
     if name not in evidence:
         raise ValueError(f"inference={name!r}; it is one of {[*evidence, *networks]}")

@@ -88,7 +88,7 @@ class Product(Recognition):
     looks_ahead = True
 
     def __init__(self, n_observed: int, n_latent: int, n_hidden: int = 32) -> None:
-        """n_observed: features the likelihood hands to an encoder, see Likelihood.n_features."""
+        """n_observed: features that the core hands to networks, AEVB.n_features."""
         super().__init__()
         self.future = Recurrent(n_observed + 1, n_hidden, backward=True)
         self.head = nn.Linear(n_hidden, 2 * n_latent)
@@ -107,4 +107,4 @@ class Product(Recognition):
 def visible(core: AEVB, batch: Batch) -> Tensor:
     """What a recurrent network reads: the frame's features, and whether anything of it was observed."""
     seen = batch.observed.any(-1, keepdim=True).to(batch.x.dtype)
-    return torch.cat([core.likelihood.features(batch.x), seen], -1)
+    return torch.cat([core.features(batch.x, batch.observed), seen], -1)

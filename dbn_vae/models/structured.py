@@ -39,7 +39,7 @@ class Structured(Recognition):
     def __init__(
         self, n_observed: int, n_latent: int, n_hidden: int = 32, cell: Literal["gru", "relu"] = "gru"
     ) -> None:
-        """n_observed: features the likelihood hands to an encoder; cell: see nn.Recurrent."""
+        """n_observed: features that the core hands to networks, AEVB.n_features; cell: see nn.Recurrent."""
         super().__init__()
         self.networks = nn.ModuleList(
             Recurrent(n_observed + 1, n_hidden, backward=backward, cell=cell)

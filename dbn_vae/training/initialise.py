@@ -233,6 +233,12 @@ def adopt_core(core: AEVB, trained: AEVB) -> None:
         ),
         ("n_latent", trained.n_latent, core.n_latent, f"n_latent={trained.n_latent}"),
         ("columns", trained.n_observed, core.n_observed, "X with the columns that it was trained on"),
+        (
+            "read_missing",
+            trained.read_missing,
+            core.read_missing,
+            f"read_missing={trained.read_missing}",
+        ),
     ):
         if there != here:
             raise ValueError(
