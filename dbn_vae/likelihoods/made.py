@@ -27,12 +27,13 @@ class MADE(Likelihood):
 
     Args:
         n_observed: D.
-        n_hidden: width of the layer between entries.
+        n_hidden: width of the layer between entries.  A unit reads the entries up to one of D − 1 places, so that
+            with few of them the first entries are read by one or two.
     """
 
     name = "made"
 
-    def __init__(self, n_observed: int, n_hidden: int = 128) -> None:
+    def __init__(self, n_observed: int, n_hidden: int = 512) -> None:
         super().__init__()
         self.read, self.write = (
             nn.Linear(n_observed, n_hidden, bias=False),

@@ -202,7 +202,7 @@ def teach(
         which = torch.randint(len(z), (n_frames,), generator=generator).to(z.device)
         x, seen, truth = data.x[which], data.observed[which], z[which]
         error = sd * noise((n_frames, D), sd, generator)
-        location = core.encoder(core.likelihood.features(x))[:, :D]
+        location = core.encoder(core.features(x, seen))[:, :D]
         miss = (((location - truth[:, :D]) / sd).square() * seen).mean()
         shown = torch.cat([truth[:, :D] + error, truth[:, D:]], 1)
         loss = miss - core.log_likelihood(x, seen, shown).mean()

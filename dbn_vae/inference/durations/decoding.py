@@ -191,7 +191,11 @@ def entropy(stays: Stays) -> Tensor:
     wide = Stays(chain, stays.log_duration.double(), stays.log_survival.double())
     posterior = smooth(wide)
     (pi, A, emission, _), duration, survival = prepared(wide)
-    moves = posterior.xi if A.dim() < 4 else two_slice(wide)[1] * ~torch.eye(len(duration)).bool()
+    moves = (
+        posterior.xi
+        if A.dim() < 4
+        else two_slice(wide)[1] * ~torch.eye(len(duration), dtype=torch.bool, device=A.device)
+    )
     energy = sum(
         exact.expected(p, table).flatten(1).sum(1)
         for p, table in (
