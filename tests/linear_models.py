@@ -43,9 +43,9 @@ MAKE = {
     "vae-hmm": lambda: VAEHMM(2, 2, **OPTIONS),
     "vae-hmm-inputs": lambda: VAEHMM(2, 2, **OPTIONS),
     "vae-hmm-stays": lambda: VAEHMM(2, 2, **STAYS),
-    "switching": lambda: SwitchingDMM(2, 2, **OPTIONS),
-    "switching-inputs": lambda: SwitchingDMM(2, 2, **OPTIONS),
-    "switching-stays": lambda: SwitchingDMM(2, 2, **STAYS),
+    "switching": lambda: SwitchingDMM(2, 2, init="random", **OPTIONS),
+    "switching-inputs": lambda: SwitchingDMM(2, 2, init="random", **OPTIONS),
+    "switching-stays": lambda: SwitchingDMM(2, 2, init="random", **STAYS),
 }
 
 

@@ -25,6 +25,7 @@ def posterior_draws(
     found: dict[str, list[np.ndarray]] = {name: [] for name in [*names, "log_likelihood"]}
     for draw in islice(gibbs(model, data, generator), burn_in + 1, burn_in + 1 + n_draws):
         draw_of = copy.copy(estimator)
+        draw_of.init_params = ""  # nothing was started afresh: what params leaves out stays bit by bit
         draw_of.keep(model)
         draw_of.reorder(matched(draw.states, reference, estimator.n_components).numpy())
         for name in names:

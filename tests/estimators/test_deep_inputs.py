@@ -92,9 +92,7 @@ def test_inputs_of_frames_to_come_are_asked_for_and_checked(name: str) -> None:
         (None, re.escape("future_inputs are not given, but this")),
         (
             U[:3],
-            re.escape(
-                "future_inputs has shape (3, 2); it must be (4, 2), or (3, 4, 2) where sequences differ"
-            ),
+            re.escape("of shape (4, 2) for every sequence or (3, 4, 2)"),
         ),
         (np.full((4, 2), np.nan), "future_inputs hold NaN or infinite values"),
     ):

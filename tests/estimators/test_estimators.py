@@ -113,7 +113,9 @@ DEEP: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "switching-dmm": (lambda: SwitchingDMM(2, 2, n_hidden=4, random_state=0, **TINY), "real"),
     "switching-dmm-filtering": (
-        lambda: SwitchingDMM(2, 2, inference="product-filter", n_hidden=4, random_state=0, **TINY),
+        lambda: SwitchingDMM(
+            2, 2, init="random", inference="product-filter", n_hidden=4, random_state=0, **TINY
+        ),
         "real",
     ),
 }
