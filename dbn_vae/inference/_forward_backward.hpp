@@ -14,7 +14,8 @@
 // sequence is done again in log space (_exact.hpp).  The argument, for a forward message of total c ≥ safe:
 //   1. While every nonzero predicted sum Σ_j a(j) A_jk, every e and every A is ≥ safe = 1e-100, no product
 //      leaves the range of a double, so a zero is a true zero.
-//   2. Otherwise mass may have been `lost`, at most 1e-308 a term, which is 1e-208 after rescaling.  It is
+//   2. Otherwise (and if a first state is that improbable, as EM makes most of them on a single sequence) mass may have
+//      been `lost`, at most 1e-308 a term, which is 1e-208 after rescaling.  It is
 //      negligible in a predicted sum of at least negligible_above = 1e-150.  A smaller sum, or a zero after a
 //      loss (it might not be one), sends the sequence to log space.
 // The same holds backward with b, and for Σ_k a_t(k) b_t(k), on which gamma and xi are normalised.
@@ -138,8 +139,8 @@ void forward(Unit<L, T>& u, const Transitions& A, const Emissions& E, bool keep,
         bottom = smaller(x > -INFINITY ? x : V{}, bottom);
         u.initial[r] = exp(x);
     }
-    u.bad = less(L::bottom(bottom), Scalar{} + log_safe);
-    auto lost = u.bad | -int64_t(A.lossy);
+    u.bad = typename L::Flag{};
+    auto lost = less(L::bottom(bottom), Scalar{} + log_safe) | -int64_t(A.lossy);
 
     LongSum<Scalar> shifts;  // of logarithms taken out
     Scalar exponents{};      // and of powers of two, counted exactly

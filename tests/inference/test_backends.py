@@ -146,12 +146,39 @@ def extreme(case: str, dtype: torch.dtype) -> Chain:
     return Chain(torch.zeros(3, dtype=dtype), stay, emission[None])
 
 
+FIRST = {  # log-emissions in which a state that hardly ever comes first has a say, or none
+    "no say": [[0.0, 0.0]] * 3,
+    "heard at once": [[NEVER, 0.0], [0.0, 0.0]],
+    "heard in the end": [[0.0, 0.0]] * 2 + [[NEVER, 0.0]],
+    "overtakes": [[0.0, 0.0]] * 2 + [[-360.0, 0.0]],
+}
+
+
+@dtypes
+@pytest.mark.parametrize("copies", [1, 9])
+@pytest.mark.parametrize("log_first", [-240.0, -344.0, -400.0, -720.0, -2000.0])
+@pytest.mark.parametrize("moves", ["stay", "mix", "leave"])
+@pytest.mark.parametrize("case", FIRST)
+def test_an_improbable_first_state(
+    engine: str, case: str, moves: str, log_first: float, copies: int, dtype: torch.dtype
+) -> None:
+    """EM makes most first states of a single sequence that improbable: no reason for log space unless they decide."""
+    A = {"stay": stay, "mix": [[-0.1, -1.0], [-1.0, -0.1]], "leave": [[0.0, NEVER], [-0.7, -0.7]]}[moves]
+    chain = two_states(A, FIRST[case], dtype)._replace(
+        log_initial=torch.tensor([0.0, log_first], dtype=dtype)
+    )
+    check_extreme(engine, chain, copies, dtype)
+
+
 @dtypes
 @pytest.mark.parametrize("copies", [1, 9])
 @pytest.mark.parametrize("case", EXTREME)
 def test_extreme(engine: str, case: str, copies: int, dtype: torch.dtype) -> None:
+    check_extreme(engine, extreme(case, dtype), copies, dtype)
+
+
+def check_extreme(engine: str, chain: Chain, copies: int, dtype: torch.dtype) -> None:
     """Against enumeration in float64; in a bundle of sequences as well as alone."""
-    chain = extreme(case, dtype)
     T = chain.log_emission.shape[1]
     wide = Chain(*(x.double() for x in chain[:3]))
     if T <= 12:
