@@ -15,9 +15,9 @@
 //   1. While every nonzero predicted sum Σ_j a(j) A_jk, every e and every A is ≥ safe = 1e-100, no product
 //      leaves the range of a double, so a zero is a true zero.
 //   2. Otherwise (and if a first state is that improbable, as EM makes most of them on a single sequence) mass may have
-//      been `lost`, at most 1e-308 a term, which is 1e-208 after rescaling.  It is
-//      negligible in a predicted sum of at least negligible_above = 1e-150.  A smaller sum, or a zero after a
-//      loss (it might not be one), sends the sequence to log space.
+//      been `lost`, at most 1e-308 a term, which is 1e-208 after rescaling.  It is negligible in a predicted sum of at
+//      least negligible_above = 1e-150.  A smaller sum, or a zero after a loss (it might not be one), sends the
+//      sequence to log space.
 // The same holds backward with b, and for Σ_k a_t(k) b_t(k), on which gamma and xi are normalised.
 // Comparisons are written so that NaN fails them.
 
