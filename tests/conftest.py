@@ -17,4 +17,4 @@ torch.set_num_threads(1)
 def same_start_for_every_test() -> None:
     """Weights drawn without a generator, and NumPy's global state where a peer reads it."""
     torch.manual_seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002

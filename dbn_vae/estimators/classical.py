@@ -7,7 +7,7 @@ module is built from them for each call.  New options are keyword-only.
 import copy
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
+from dbn_vae.estimators.alone import asked, single, template
 from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.devices import place, where
 from dbn_vae.estimators.draws import posterior_draws
@@ -22,6 +23,9 @@ from dbn_vae.estimators.forecasting import PredictiveVerbs
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.estimators.naming import NamedStates
+from dbn_vae.inference.backends import Fusing
+from dbn_vae.inference.chain import Chain
+from dbn_vae.inference.potentials import Fused
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import arranged, in_turn
@@ -30,7 +34,15 @@ from dbn_vae.transitions.topology import possible
 
 # The module that stands for an estimator's attributes, and what these were.  Not kept in the estimator, which asking
 # must not change.
-BUILT: WeakKeyDictionary["ClassicalHMM", tuple[Any, HMM]] = WeakKeyDictionary()
+BUILT: WeakKeyDictionary["ClassicalHMM", "Built"] = WeakKeyDictionary()
+
+
+class Built(NamedTuple):
+    """A module, what the attributes were, and the module's chain for the short way."""
+
+    attributes: Any
+    model: HMM
+    chain: Chain[Fused] | None
 
 
 @dataclass(eq=False, repr=False)
@@ -186,16 +198,34 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
         return {"startprob_": "s", "transmat_": "t"} | {a: letter for letter, a in self.letters.items()}
 
     def state_model(self) -> HMM:
+        """The module of the fitted attributes as they are now."""
+        return self.built().model
+
+    def alone(self, X: Any, lengths: Any, inputs: Any) -> tuple[Fusing, Chain[Fused]] | None:
+        if inputs is not None or "feature_names_in_" in self.__dict__ or not self.is_fitted():
+            return None
+        model, chain = self.built()[1:]
+        if chain is None:
+            return None
+        x = single(X, lengths, model.emission.n_features)
+        return asked(chain, x) if x is not None and self.supports(x) else None
+
+    def supports(self, x: Tensor) -> bool:
+        """Whether every entry of complete frames x (1, T, D) has a density."""
+        return True
+
+    def built(self) -> Built:
         """The module of the fitted attributes as they are now; built anew only when one has changed."""
         attributes = [np.asarray(value) for value in self.fitted()]
         options = [v for v in vars(self).values() if isinstance(v, str | int)]
         now = (options, *((a.shape, a.dtype, a.tobytes()) for a in attributes))
-        if BUILT.get(self, (None,))[0] != now:
+        found = BUILT.get(self)
+        if found is None or found.attributes != now:
             model = self.build()
             if self.device != "cpu":
                 place(model, where(self.device), self.dtype)
-            BUILT[self] = now, model
-        return BUILT[self][1]
+            BUILT[self] = found = Built(now, model, template(model))
+        return found
 
     def build(self) -> HMM:
         """A module of its own with the fitted attributes."""

@@ -269,6 +269,10 @@ class HMMEstimator(StateEstimator):
         As for fit, lengths may also stand second, without their name.
         """
         sizes = lengths_given(X, y, lengths)
+        short = None if sample_weight is not None else self.alone(X, sizes, inputs)
+        if short is not None:
+            engine, chain = short
+            return float(engine.log_partition(chain))
         if sample_weight is None or isinstance(X, Sequences):
             return super().score(X, lengths=sizes, sample_weight=sample_weight, inputs=inputs)
         data = self.sequences(X, sizes, weights=sample_weight, inputs=inputs)
