@@ -3,8 +3,9 @@
 Every library gets the same parameters and the same float64 data through its public face and must give the same
 answer before it is timed.  Repeats are interleaved, so that a slow moment of the machine slows all alike; a
 number is a median.  Work: score, posterior, Viterbi, and one EM iteration (a fit of N updates from a fixed start,
-divided by N).  hmmlearn with both its implementations; dynamax (whole batches compiled with jit; sequences of one
-length) and pomegranate where they can be imported: pip install "dbn-vae[bench]".
+divided by N: 3, or for a short sequence the 10 that are the default).  hmmlearn with both its implementations;
+dynamax (whole batches compiled with jit; sequences of one length) and pomegranate where they can be imported:
+pip install "dbn-vae[bench]".
 
 A task that takes long is timed once.  `GEMM` is the share of the multiply-adds of the recursion (one a cell (t, K, K)
 going forward, three there and back) that this machine's matrix product would do in the same time.  `MB` is what the
@@ -23,7 +24,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from engine_peers import FAMILIES, LIBRARIES, QUICK, SHAPES, UPDATES, WORK, Case, Task, make
+from engine_peers import FAMILIES, LIBRARIES, QUICK, SHAPES, WORK, Case, Task, make
 
 PRODUCTS = {"score": 1, "posterior": 3, "EM": 3}  # multiply-adds a cell
 
@@ -91,7 +92,7 @@ def measure(
                 for _ in range(bunch):
                     task()
                 times[name].append((time.perf_counter() - start) / bunch)
-        divide = UPDATES if work == "EM" else 1
+        divide = case.updates if work == "EM" else 1
         median = {name: sorted(t)[len(t) // 2] / divide for name, t in times.items()}
         records.append(
             {

@@ -132,7 +132,11 @@ class Sequences:
     @property
     def frame_weights(self) -> Tensor:
         """Weight of each frame as evidence, its sequence's times its own: (N,)."""
-        weights = self.weights.repeat_interleave(self.lengths)
+        weights = (
+            self.weights.expand(self.n_frames)
+            if len(self) == 1
+            else self.weights.repeat_interleave(self.lengths)
+        )
         return weights if self.step_weights is None else weights * self.step_weights
 
     @cached_property
@@ -143,10 +147,11 @@ class Sequences:
         """
         weights = self.frame_weights.view(-1, *[1] * (self.x.dim() - 1))
         blocks = list(zip(*(part.split(2**16) for part in (self.x, self.observed, weights)), strict=True))
-        count = torch.stack([(w * seen).sum(0) for _, seen, w in blocks]).sum(0)
+        zero = self.x.new_zeros(self.x.shape[1:])
+        count = sum(((w * seen).sum(0) for _, seen, w in blocks), zero)
         count = torch.where(count > 0, count, 1.0)
-        mean = torch.stack([(w * seen * x).sum(0) for x, seen, w in blocks]).sum(0) / count
-        scatter = torch.stack([(w * seen * (x - mean).square()).sum(0) for x, seen, w in blocks]).sum(0)
+        mean = sum(((w * seen * x).sum(0) for x, seen, w in blocks), zero) / count
+        scatter = sum(((w * seen * (x - mean).square()).sum(0) for x, seen, w in blocks), zero)
         return mean, scatter / count
 
     def batch(self, index: Tensor | None = None) -> Batch:

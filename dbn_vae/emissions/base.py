@@ -48,7 +48,9 @@ class Emission(nn.Module, ABC):
 
         Of a matrix that all states share: [0].
         """
-        parts = [part for part in self.modules() if isinstance(part, Emission)]
+        parts = [part for part in self.modules() if isinstance(part, Emission) and part.held.any()]
+        if not parts:
+            return []
         # the components of a state stand together
         rows = [
             part.held.any(-1).nonzero().flatten() * self.n_components // max(len(part.held), 1)

@@ -165,6 +165,7 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
         # counted here: zeros of the start are structure, zeros that EM arrives at are estimates
         self.n_free_ = model.transition.n_free() + model.emission.n_free()
 
+    @torch.no_grad()
     def keep(self, model: HMM) -> None:
         """Copy the parameters to the attributes; what was neither learnt nor started afresh stays bit by bit."""
         letters = "".join(

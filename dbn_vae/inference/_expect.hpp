@@ -36,7 +36,7 @@ void add_rows(const Rows<L, T>& u, const typename L::V* sums, int64_t n, typenam
 template <class L, class T>
 struct Scatters {
     using V = typename L::V;
-    V *count, *first, *second;  // R; R × D; R × D × D vectors
+    V *count, *first, *second;  // R; R × D; R × D × D vectors, of which j ≤ i
     V* row;                     // of one entry, over all states
 
     Scatters(const Rows<L, T>& u, Workspace& memory) {
@@ -49,29 +49,34 @@ struct Scatters {
     void add(const Rows<L, T>& u, const Emissions& E, int64_t t0, int64_t steps, const V* gamma) {
         const int64_t R = u.R, D = u.problem.D;
         const bool complete = read_frames(u, t0, steps);
-        V *d = u.deviations, *weighted = d + tile * D;
+        V *d = u.deviations, *weighted = d + tile * D, weight[tile];
         for (int64_t r = 0; r < R; ++r) {
             deviate(u, E, steps, r, d);
             for (int64_t t = 0; t < steps; ++t) {
-                V weight = gamma[t * R + r];
-                if (!complete) weight = weight * u.seen[t];
-                count[r] += weight;
-                for (int64_t i = 0; i < D; ++i) {
-                    weighted[t * D + i] = weight * d[t * D + i];
-                    first[r * D + i] += weighted[t * D + i];
-                }
+                weight[t] = complete ? gamma[t * R + r] : gamma[t * R + r] * u.seen[t];
+                count[r] += weight[t];
             }
-            outer(weighted, d, steps, D, D, D, second + r * D * D);
+            for (int64_t i = 0; i < D; ++i) {
+                V sum = first[r * D + i];
+                for (int64_t t = 0; t < steps; ++t) sum += weighted[t * D + i] = weight[t] * d[t * D + i];
+                first[r * D + i] = sum;
+            }
+            outer(weighted, d, steps, D, D, D, second + r * D * D, true);
         }
     }
 
     void add_to(const Rows<L, T>& u, typename L::Scalar weight, double* to) const {
-        const int64_t R = u.R, D = u.problem.D;
+        const int64_t D = u.problem.D;
         add_rows(u, count, 1, weight, to);
-        for (int64_t i = 0; i < D + D * D; ++i) {
-            for (int64_t r = 0; r < R; ++r) row[r] = i < D ? first[r * D + i] : second[r * D * D + i - D];
-            add_rows(u, row, 1, weight, to + (1 + i) * u.K);
-        }
+        for (int64_t i = 0; i < D; ++i) add_entry(u, first + i, D, weight, to + (1 + i) * u.K);
+        for (int64_t i = 0; i < D; ++i)
+            for (int64_t j = 0; j < D; ++j)  // the lower half was summed
+                add_entry(u, second + std::max(i, j) * D + std::min(i, j), D * D, weight, to + (1 + D + i * D + j) * u.K);
+    }
+
+    void add_entry(const Rows<L, T>& u, const V* entry, int64_t pitch, typename L::Scalar weight, double* to) const {
+        for (int64_t r = 0; r < u.R; ++r) row[r] = entry[r * pitch];
+        add_rows(u, row, 1, weight, to);
     }
 };
 

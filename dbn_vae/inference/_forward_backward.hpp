@@ -211,19 +211,21 @@ inline void outer_block(const X* x, const V* y, int64_t n, int64_t x_pitch, int6
         for (int j = 0; j < J; ++j) to[i * pitch + j] = sums[i][j];
 }
 
+// lower: only j ≤ i is asked for, and up to three entries beside the diagonal are written with it.
 template <class X, class V>
-void outer(const X* x, const V* y, int64_t n, int64_t K, int64_t R, int64_t x_pitch, V* to) {
-    int64_t i = 0;
-    for (; i < K; i += i + 4 <= K ? 4 : 1) {
+void outer(const X* x, const V* y, int64_t n, int64_t K, int64_t R, int64_t x_pitch, V* to, bool lower = false) {
+    for (int64_t i = 0, rows; i < K; i += rows) {
+        rows = i + 4 <= K ? 4 : 1;
+        const int64_t end = lower ? i + rows : R;
         int64_t j = 0;
-        if (i + 4 <= K) {
-            for (; j + 4 <= R; j += 4)
+        if (rows == 4) {
+            for (; j + 4 <= end; j += 4)
                 outer_block<4, 4>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
-            for (; j < R; ++j) outer_block<4, 1>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
+            for (; j < end; ++j) outer_block<4, 1>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
         } else {
-            for (; j + 4 <= R; j += 4)
+            for (; j + 4 <= end; j += 4)
                 outer_block<1, 4>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
-            for (; j < R; ++j) outer_block<1, 1>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
+            for (; j < end; ++j) outer_block<1, 1>(x + i, y + j, n, x_pitch, R, to + i * R + j, R);
         }
     }
 }

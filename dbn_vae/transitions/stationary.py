@@ -4,6 +4,7 @@ A sticky chain is the same one with a Dirichlet prior that adds κ pseudo-counts
 (Fox, Sudderth, Jordan and Willsky 2011).  Exact zeros in π and A are structure: no M-step revives them.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,5 +58,5 @@ class Stationary(Transition):
 
 def n_choices(logits: Tensor) -> int:
     """Free parameters of distributions (..., K): in each, one less than it has possible values."""
-    possible = (logits > -torch.inf).sum(-1)
-    return int((possible - 1).clamp_min(0).sum())
+    possible = (logits.detach().cpu().numpy() > -np.inf).sum(-1)
+    return int(np.maximum(possible - 1, 0).sum())
