@@ -18,6 +18,7 @@ class Emission(nn.Module, ABC):
     n_features: int
     n_context: int = 0  # columns that with_context appends to a frame
     n_inputs: int = 0  # columns of the inputs that with_context reads
+    order: int = 0  # frames before a frame, of the same sequence, that with_context reads
     frozen: frozenset[str] = frozenset()  # names of parameters that no M-step moves
     held: Tensor = torch.zeros(
         0, 1, dtype=torch.bool

@@ -21,6 +21,33 @@ from dbn_vae.emissions.poisson import Poisson
 from dbn_vae.emissions.predictive import plain
 
 FrameLogProb = Callable[[np.ndarray], np.ndarray]  # a frame (D,), NaN where missing, to (K,) in nats
+Inputs = np.ndarray | None  # of a frame: (U,)
+Past = tuple[tuple[np.ndarray, Inputs], ...]  # frames seen before, the latest last, each with its inputs
+OnlineLogProb = Callable[
+    [np.ndarray, Inputs, Past], np.ndarray
+]  # a frame under its inputs, after others: (K,)
+
+
+def online_log_prob(emission: Emission) -> OnlineLogProb:
+    """The function of a frame, its inputs and emission.order frames before it, fewer where a sequence begins."""
+    if not emission.n_context:
+        alone = frame_log_prob(emission)
+        return lambda x, u, past: alone(x)
+
+    def log_prob(x: np.ndarray, u: Inputs, past: Past) -> np.ndarray:
+        frames = torch.from_numpy(np.stack([*(frame for frame, _ in past), x]))[None]
+        observed = ~frames.isnan()
+        frames = torch.where(observed, frames, 0.0)
+        emission.check(frames[:, -1], observed[:, -1])
+        inputs = None
+        if u is not None:
+            earlier = [v for _, v in past if v is not None]
+            inputs = torch.from_numpy(np.stack([*earlier, u]))[None]
+        with torch.no_grad():
+            wide, known = emission.with_context(frames, observed, inputs)
+            return plain(emission.log_prob(wide[:, -1], known[:, -1])[0])
+
+    return log_prob
 
 
 @singledispatch

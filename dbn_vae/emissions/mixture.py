@@ -33,7 +33,7 @@ class Mixture(Compound):
             )
         self.component = component
         self.n_features, self.n_context = component.n_features, component.n_context
-        self.n_inputs = component.n_inputs
+        self.n_inputs, self.order = component.n_inputs, component.order
         self.logits = nn.Parameter(log(weights))
         self.concentration = concentration
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from scipy.special import ndtr
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, MultivariateNormal, Normal
@@ -33,6 +34,17 @@ from dbn_vae.emissions.mixture import Mixture
 from dbn_vae.emissions.product import Product
 from dbn_vae.emissions.von_mises import VonMises
 from dbn_vae.emissions.zero_inflated import ZeroInflated
+
+
+def require_known_context(emission: Emission, verb: str) -> None:
+    """Raise NotImplementedError for a family with context of which it does not say whence it comes, or such a part."""
+    for part in emission.modules():
+        if isinstance(part, Emission) and part.n_context and not (part.n_inputs or part.order):
+            name = type(part).__name__
+            raise NotImplementedError(
+                f"{verb} is not offered for {name}, which conditions on more than the state and does not say on what: "
+                f"set {name}.order, the number of earlier frames that with_context reads, or n_inputs"
+            )
 
 
 def require_no_past(emission: Emission, verb: str) -> None:
@@ -142,6 +154,14 @@ def cdf(emission: Emission, x: np.ndarray, upper: bool = False) -> np.ndarray:
 
 
 @cdf.register
+def _(emission: Gaussian, x: np.ndarray, upper: bool = False) -> np.ndarray:
+    """As frozen has it, without SciPy's making of a distribution: under inputs every frame has a family of its own."""
+    scale = plain(emission.covariance().diagonal(dim1=-2, dim2=-1).sqrt())
+    z = (x[..., None, :] - plain(emission.mean)) / scale
+    return np.asarray(ndtr(-z if upper else z))
+
+
+@cdf.register
 def _(emission: Mixture, x: np.ndarray, upper: bool = False) -> np.ndarray:
     each = cdf(emission.component, x, upper)
     each = each.reshape(*x.shape[:-1], emission.n_components, emission.n_mix, x.shape[-1])
@@ -173,6 +193,11 @@ def discrete(emission: Emission) -> np.ndarray:
     """Which entries are whole numbers: (D,) bool."""
     support = emission.distribution().support
     return np.full(emission.n_features, support is not None and support.is_discrete)
+
+
+@discrete.register
+def _(emission: Gaussian) -> np.ndarray:
+    return np.zeros(emission.n_features, dtype=bool)
 
 
 @discrete.register

@@ -36,6 +36,7 @@ class Product(Compound):
         self.n_components, self.n_features = blocks[0].n_components, D
         self.n_context = sum(b.n_context for b in blocks)
         self.n_inputs = max(b.n_inputs for b in blocks)  # each reads them all
+        self.order = max(b.order for b in blocks)
 
     def parts(self) -> list[tuple[Emission, list[int]]]:
         """Every block with its columns of a frame, those of its context behind."""

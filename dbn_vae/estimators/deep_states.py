@@ -10,7 +10,7 @@ from torch import Tensor
 from dbn_vae.estimators.base import StateEstimator, require_at_least
 from dbn_vae.estimators.deep_forecasting import DeepForecaster
 from dbn_vae.estimators.hsmm import duration_named
-from dbn_vae.estimators.posterior import PosteriorVerbs, StatePosterior
+from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import LatentModel, StateModel
 from dbn_vae.models.clip import ClipVAEHMM
@@ -140,18 +140,6 @@ class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
     def path_offset(self, chain: Chain) -> Tensor:
         log_z: Tensor = self.module_.verbs.filter(chain).log_z
         return log_z
-
-    def posterior(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> StatePosterior:
-        """Everything X says of the states; see StatePosterior.
-
-        Raises NotImplementedError where stays have durations.
-        """
-        self.require_fitted()
-        if isinstance(self.module_.transition, SemiMarkov):
-            raise NotImplementedError(
-                "posterior is not offered with durations; use predict_proba, filter and decode"
-            )
-        return super().posterior(X, lengths, inputs=inputs)
 
     def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}): (n, K).

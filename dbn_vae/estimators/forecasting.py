@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.conditional import complete, expected, likely
-from dbn_vae.emissions.inputs import over_inputs
+from dbn_vae.emissions.context import of_inputs, over_contexts
 from dbn_vae.emissions.predictive import blend, cdf, discrete, moments, plain, require_no_past
 from dbn_vae.estimators.arguments import column_names, require_future_inputs
 from dbn_vae.estimators.devices import on_host
@@ -161,24 +161,24 @@ class PredictiveVerbs(PosteriorVerbs):
         out, _ = data.stacked()
         if len(rows) == 0:
             return table(X, out)
-        u = None if data.inputs is None else data.inputs[rows]
+        u = of_inputs(emission, None if data.inputs is None else data.inputs[rows])
         with torch.no_grad():
             if how == "mean":
                 gamma = torch.as_tensor(np.asarray(posterior.smoothed)[rows])
                 # a state that cannot have given the frame has no say, whatever it expects
-                each = over_inputs(emission, u, lambda family, r: expected(family, x[r], observed[r]))
+                each = over_contexts(emission, u, lambda family, r: expected(family, x[r], observed[r]))
                 weighted = torch.where(gamma[..., None] > 0, gamma[..., None] * each, 0.0)
                 filled = torch.where(observed, x, weighted.sum(1))
             elif how == "viterbi":
                 path = torch.as_tensor(np.asarray(posterior.viterbi().states)[rows])
-                each = over_inputs(emission, u, lambda family, r: likely(family, x[r], observed[r]))
+                each = over_contexts(emission, u, lambda family, r: likely(family, x[r], observed[r]))
                 filled = each[torch.arange(len(rows)), path]
             else:
                 # one stream for both: seeded alike, entries would follow from the draws of the states
                 stream = check_random_state(self.random_state if random_state is None else random_state)
                 path = torch.as_tensor(posterior.sample(1, stream)[0][rows])
                 generator = self.generator(stream)
-                filled = over_inputs(
+                filled = over_contexts(
                     emission, u, lambda family, r: complete(family, path[r], x[r], observed[r], generator)
                 )
         out[rows] = plain(filled)
@@ -217,13 +217,15 @@ def predictive(
     inputs: (B, H, U), where the family reads them.
     """
     (B, H), D = weights.shape[:2], emission.n_features
-    w, u = weights.flatten(0, 1), None if inputs is None else inputs.flatten(0, 1)
+    w, u = weights.flatten(0, 1), of_inputs(emission, None if inputs is None else inputs.flatten(0, 1))
     mean = variance = quantiles = None
     with suppress(NotImplementedError):
-        both = over_inputs(emission, u, lambda family, rows: torch.stack(blend(w[rows], *moments(family)), 1))
+        both = over_contexts(
+            emission, u, lambda family, rows: torch.stack(blend(w[rows], *moments(family)), 1)
+        )
         mean, variance = (plain(value).reshape(B, H, D) for value in both.unbind(1))
     with suppress(NotImplementedError):
-        each = over_inputs(
+        each = over_contexts(
             emission,
             u,
             lambda family, rows: torch.as_tensor(mixture_quantiles(family, plain(w[rows]), levels)),

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from dbn_vae import inference
-from dbn_vae.emissions.frame import FrameLogProb, frame_log_prob
-from dbn_vae.emissions.predictive import plain
+from dbn_vae.emissions.frame import online_log_prob
+from dbn_vae.emissions.predictive import require_known_context
 from dbn_vae.estimators.devices import on_host
-from dbn_vae.estimators.streaming import StateFilter, require_whole
+from dbn_vae.estimators.streaming import StateFilter, Steps, require_whole, tables_under
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
 from dbn_vae.inference.durations import Stays, StaysPosterior
 from dbn_vae.models.base import LatentModel, StateModel
-from dbn_vae.models.hmm import HMM, require_no_inputs
+from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.training.em import require_possible
 
@@ -323,21 +323,23 @@ class PosteriorVerbs(ABC):
         model = self.state_model()
         with torch.no_grad():
             exact = not isinstance(model, LatentModel)
-            return StateFilter(*self.stream(model), exact=exact, n_ages=model.n_ages)
+            return StateFilter(self.steps(model)._replace(exact=exact, n_ages=model.n_ages))
 
-    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
-        """log π (M,), log A (M, M), M = K · n_ages, log p(x | s = k) of a single frame, and its shape."""
+    def steps(self, model: StateModel) -> Steps:
+        """The model as a filter asks it, frame by frame."""
         if not isinstance(model, HMM):
             raise NotImplementedError(
                 f"{type(self).__name__} has no filter_state: what it makes of a frame depends on other frames; "
                 "use filter, on all frames so far"
             )
-        require_no_inputs(model, "filter_state")
+        require_known_context(model.emission, "filter_state")
         model = on_host(model)
-        log_initial, log_transition = model.tables()
-        return (
-            plain(log_initial),
-            plain(log_transition),
-            frame_log_prob(model.emission),
-            (model.emission.n_features,),
+        emission, transition = model.emission, model.transition
+        return Steps(
+            tables_under(model.tables, transition),
+            online_log_prob(emission),
+            (emission.n_features,),
+            self.n_inputs,
+            transition.n_inputs > 0,
+            emission.order,
         )

@@ -9,7 +9,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from dbn_vae.aevb import AEVB
-from dbn_vae.emissions.frame import FrameLogProb
+from dbn_vae.emissions.frame import Inputs, Past
 from dbn_vae.emissions.predictive import plain
 from dbn_vae.estimators.arguments import require_choice
 from dbn_vae.estimators.base import require_at_least
@@ -17,14 +17,15 @@ from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
 from dbn_vae.estimators.logbook import Logbook
 from dbn_vae.estimators.recipe import Ascent
+from dbn_vae.estimators.streaming import Steps, tables_under
 from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.chains import tables_of
 from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.mean_field_vae_hmm import MeanFieldVAEHMM, SampledVAEHMM
 from dbn_vae.models.vae_hmm import VAEHMM as Model
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import adopt, latents
-from dbn_vae.transitions.stationary import Stationary
 from dbn_vae.transitions.sticky import sticky
 
 
@@ -148,21 +149,17 @@ class VAEHMM(DeepStateEstimator):
         prior = model.given_w if isinstance(model, ClipVAEHMM) else model
         adopt(prior, hmm.build().to(data.x), z.to(dtype=self.dtype, device=data.x.device))
 
-    def stream(self, model: StateModel) -> tuple[np.ndarray, np.ndarray, FrameLogProb, tuple[int, ...]]:
-        """log π, log A, the potential of a single frame, which depends on no other, and its shape."""
+    def steps(self, model: StateModel) -> Steps:
+        """The chain, and the potential of a single frame, which depends on no other."""
         if isinstance(model, ClipVAEHMM):
             raise NotImplementedError("n_clip_latent above 0: w knows every frame, so none can be filtered")
         assert isinstance(model, HMMPrior)
-        if not isinstance(model.transition, Stationary):
-            raise NotImplementedError(
-                "filter_state is not offered where inputs drive the chain or stays have durations; use filter, on all "
-                "frames so far"
-            )
+        transition = model.transition
 
-        def log_prob(x: np.ndarray) -> np.ndarray:
-            frame = self.prepared(self.sequences(x.reshape(1, *self.frame)))
+        def log_prob(x: np.ndarray, u: Inputs, past: Past) -> np.ndarray:
+            frame = self.prepared(self.sequences(x[None], inputs=None if u is None else u[None]))
             with torch.no_grad():
                 return plain(model.state_potential(frame.only())[0, 0])
 
-        chain = model.transition
-        return plain(chain.log_initial()), plain(chain.log_transition()), log_prob, self.frame
+        tables = tables_under(partial(tables_of, transition), transition)
+        return Steps(tables, log_prob, self.frame, self.n_inputs, transition.n_inputs > 0)

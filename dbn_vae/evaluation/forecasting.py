@@ -8,23 +8,27 @@
     coverage           the share of entries inside the central interval of a level
 
 What is said of entries is (n, D), each by its own marginal F, NaN where nothing was observed; rows are those of X.
+Models that read inputs (N, U) take them as inputs=: those of frame t are known when it is predicted.
 
 Sources: Gneiting and Raftery (2007), Strictly proper scoring rules, prediction, and estimation; Grimit, Gneiting,
 Berrocal and Johnson (2006), QJRMS 132, eq. 5, for the CRPS of Gaussian mixtures; Ferro (2014) for the fair estimator;
 Zucchini, MacDonald and Langrock (2016), Hidden Markov models for time series, ch. 6.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from scipy.special import ndtri
 from scipy.stats import norm
+from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
+from dbn_vae.emissions.context import Rows, counted, over_contexts
 from dbn_vae.emissions.predictive import cdf, discrete, gaussian_parts, moments, plain
 from dbn_vae.models.base import StateModel
-from dbn_vae.models.hmm import HMM, require_no_inputs
+from dbn_vae.models.hmm import HMM, frames
 from dbn_vae.sequences import Sequences
 
 
@@ -45,19 +49,40 @@ class Predictions(Protocol):
 class Predictor(Protocol):
     """What the scores ask of a model; the classical HMMs answer it."""
 
-    def posterior(self, X: Any, lengths: Any = None) -> Predictions: ...
+    def posterior(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> Predictions: ...
     def state_model(self) -> StateModel: ...
     def generator(self, random_state: Any = None) -> torch.Generator: ...
 
 
-def log_score(model: Predictor, X: Any, lengths: Any = None, *, horizon: int = 1) -> np.ndarray:
+class Predicted(NamedTuple):
+    """What is known of every frame before it is seen, and the frame."""
+
+    x: np.ndarray  # (n, D), NaN where missing or without a density
+    weights: np.ndarray  # (n, K) of the states
+    emission: Emission
+    context: Tensor | None  # (n, C), where the emission reads some
+    generator: torch.Generator
+
+    def ask(self, question: Callable[[Emission, Rows], np.ndarray]) -> np.ndarray:
+        """question(family, rows) under the context of every row, together in the order of the rows."""
+        with torch.no_grad():
+            found = over_contexts(
+                self.emission, self.context, lambda family, rows: torch.as_tensor(question(family, rows))
+            )
+        return found.numpy()
+
+
+def log_score(
+    model: Predictor, X: Any, lengths: Any = None, *, horizon: int = 1, inputs: Any = None
+) -> np.ndarray:
     """log p(x_t | x_{1:t-h}) of every frame, h = horizon, in nats: (n,); 0 where nothing was observed.
 
     The first h frames of a sequence are predicted from nothing, by every score.
     """
-    posterior = model.posterior(X, lengths)
+    posterior = model.posterior(X, lengths, inputs=inputs)
     if horizon == 1:
         return np.asarray(posterior.log_scores)
+    require_near(model.state_model(), horizon)
     with np.errstate(divide="ignore"):
         joint = np.log(np.asarray(posterior.ahead(horizon))) + np.asarray(posterior.log_emission)
     seen = posterior.data.observed.flatten(1).any(1).numpy()
@@ -72,16 +97,18 @@ def crps(
     horizon: int = 1,
     n_samples: int = 1000,
     random_state: Any = None,
+    inputs: Any = None,
 ) -> np.ndarray:
     """The continuous ranked probability score of every entry: (n, D).
 
     Exact for Gaussians and their mixtures; for other families the fair estimate from n_samples draws a frame.
     """
-    x, weights, emission = predicted(model, X, lengths, horizon)
-    with torch.no_grad():
-        parts = gaussian_parts(emission)
+    p = predicted(model, X, lengths, horizon, inputs, random_state)
+
+    def scored(family: Emission, rows: Rows) -> np.ndarray:
+        x, weights, parts = p.x[rows], p.weights[rows], gaussian_parts(family)
         if parts is not None:
-            mixing, mean, scale = (plain(p) for p in parts)
+            mixing, mean, scale = (plain(part) for part in parts)
             w = (weights[..., None] * mixing).reshape(len(x), 1, -1)
             shape = (1, x.shape[1], -1)
             return crps_gaussian_mixture(
@@ -89,16 +116,17 @@ def crps(
             )
         if n_samples < 2:
             raise ValueError(f"n_samples={n_samples}; the fair estimate needs at least 2")
-        if bool(moments(emission)[0].isnan().any()):
+        if bool(moments(family)[0].isnan().any()):
             raise ValueError("crps measures distances, which symbols and angles do not have; use log_score")
-        generator = model.generator(random_state)
         out = np.empty(x.shape)
         for t, row in enumerate(weights):  # a frame at a time: S draws of all frames would fill memory
             states = torch.multinomial(
-                torch.from_numpy(row), n_samples, replacement=True, generator=generator
+                torch.from_numpy(row), n_samples, replacement=True, generator=p.generator
             )
-            out[t] = crps_sample(x[t], plain(emission.sample(states, generator)))
+            out[t] = crps_sample(x[t], plain(family.sample(states, p.generator)))
         return out
+
+    return p.ask(scored)
 
 
 def crps_gaussian_mixture(
@@ -129,14 +157,19 @@ def crps_sample(x: np.ndarray, samples: np.ndarray) -> np.ndarray:
 
 
 def pit(
-    model: Predictor, X: Any, lengths: Any = None, *, horizon: int = 1, random_state: Any = None
+    model: Predictor,
+    X: Any,
+    lengths: Any = None,
+    *,
+    horizon: int = 1,
+    random_state: Any = None,
+    inputs: Any = None,
 ) -> np.ndarray:
     """The probability integral transform of every entry: (n, D), between 0 and 1.
 
     random_state: for whole numbers, where the value is drawn between the two ends of a step of F.
     """
-    x, weights, emission = predicted(model, X, lengths, horizon)
-    return transformed(emission, weights, x, model.generator(random_state))[0]
+    return transformed(predicted(model, X, lengths, horizon, inputs, random_state))[0]
 
 
 def pseudo_residuals(
@@ -147,24 +180,33 @@ def pseudo_residuals(
     kind: str = "ordinary",
     horizon: int = 1,
     random_state: Any = None,
+    inputs: Any = None,
 ) -> np.ndarray:
     """Normal pseudo-residuals of every entry: (n, D).
 
     Args:
         kind: "ordinary", of x_t given all other frames, for outliers; "forecast", given those before.
+
+    Raises NotImplementedError for ordinary ones of families that read earlier frames: x_t has a say in later ones.
     """
     if kind not in ("ordinary", "forecast"):
         raise ValueError(f"kind={kind!r}; it is 'ordinary' or 'forecast'")
     if kind == "ordinary" and horizon != 1:
         raise ValueError(f"horizon={horizon}: ordinary residuals know all other frames; use kind='forecast'")
-    x, weights, emission = predicted(model, X, lengths, horizon, others=kind == "ordinary")
-    below, above = transformed(emission, weights, x, model.generator(random_state))
+    others = kind == "ordinary"
+    below, above = transformed(predicted(model, X, lengths, horizon, inputs, random_state, others))
     # from the smaller tail: 1 − 1e-20 is 1, and its residual would be ∞ instead of 9.3
     return np.where(below < 0.5, ndtri(below), -ndtri(above))
 
 
 def coverage(
-    model: Predictor, X: Any, lengths: Any = None, *, level: float = 0.9, horizon: int = 1
+    model: Predictor,
+    X: Any,
+    lengths: Any = None,
+    *,
+    level: float = 0.9,
+    horizon: int = 1,
+    inputs: Any = None,
 ) -> np.ndarray:
     """The share of observed entries inside the central predictive interval of the level, column by column: (D,).
 
@@ -172,45 +214,74 @@ def coverage(
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}; it is a probability between 0 and 1, such as 0.9")
-    x, weights, emission = predicted(model, X, lengths, horizon)
-    with torch.no_grad():
-        upto = mixed(emission, weights, x)
-        under = np.where(discrete(emission), mixed(emission, weights, x - 1), upto)
-    inside = (upto >= (1 - level) / 2) & (under < (1 + level) / 2)
-    return np.nanmean(np.where(np.isnan(x), np.nan, inside), 0)
+    p = predicted(model, X, lengths, horizon, inputs)
+
+    def within(family: Emission, rows: Rows) -> np.ndarray:
+        x, weights = p.x[rows], p.weights[rows]
+        upto = mixed(family, weights, x)
+        under = np.where(discrete(family), mixed(family, weights, x - 1), upto)
+        return np.where(np.isnan(x), np.nan, (upto >= (1 - level) / 2) & (under < (1 + level) / 2))
+
+    return np.nanmean(p.ask(within), 0)
 
 
 def predicted(
-    model: Predictor, X: Any, lengths: Any, horizon: int, others: bool = False
-) -> tuple[np.ndarray, np.ndarray, Emission]:
-    """Frames (n, D), NaN where missing, the weights (n, K) of the states before x_t is seen, and the emission."""
-    posterior = model.posterior(X, lengths)
+    model: Predictor,
+    X: Any,
+    lengths: Any,
+    horizon: int,
+    inputs: Any,
+    random_state: Any = None,
+    others: bool = False,
+) -> Predicted:
+    """Every frame as predicted from those `horizon` and more before it, or from all others."""
+    posterior = model.posterior(X, lengths, inputs=inputs)
     module = model.state_model()
     if not isinstance(module, HMM):
         raise TypeError(
             f"{type(model).__name__} has no predictive density in closed form; use a classical HMM"
         )
-    require_no_inputs(module, "a score of predictions")
+    require_near(module, horizon, others)
+    emission, D = module.emission, module.emission.n_features
+    x, observed = frames(module, posterior.data)
+    seen = counted(emission, observed).cpu()
     weights = posterior.leave_one_out if others else posterior.ahead(horizon)
-    return posterior.data.stacked()[0], np.asarray(weights), module.emission
-
-
-def transformed(
-    emission: Emission, weights: np.ndarray, x: np.ndarray, generator: torch.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """F(x) and 1 − F(x), for whole numbers at random within the step of F at x: (n, D) each."""
-    with torch.no_grad():
-        below, above = mixed(emission, weights, x), mixed(emission, weights, x, upper=True)
-        whole = discrete(emission)
-        if not whole.any():
-            return below, above
-        u = torch.rand(x.shape, generator=generator, dtype=torch.float64).numpy()
-        below_step = mixed(emission, weights, x - 1)
-        above_step = mixed(emission, weights, x - 1, upper=True)
-    return (
-        np.where(whole, (1 - u) * below_step + u * below, below),
-        np.where(whole, (1 - u) * above_step + u * above, above),
+    return Predicted(
+        np.where(seen.numpy(), plain(x[:, :D]), np.nan),
+        np.asarray(weights),
+        emission,
+        x[:, D:] if emission.n_context else None,
+        model.generator(random_state),
     )
+
+
+def require_near(module: StateModel, horizon: int, others: bool = False) -> None:
+    """Raise NotImplementedError where a frame reads earlier ones, and those are not all known or not all there is."""
+    if isinstance(module, HMM) and module.emission.order and (horizon > 1 or others):
+        what = "ordinary residuals are" if others else f"horizon={horizon} is"
+        raise NotImplementedError(
+            f"{what} not offered for {type(module.emission).__name__}, which conditions on the frames just before; "
+            + ("use kind='forecast'" if others else "use horizon=1, or forecast from each frame")
+        )
+
+
+def transformed(p: Predicted) -> tuple[np.ndarray, np.ndarray]:
+    """F(x) and 1 − F(x), for whole numbers at random within the step of F at x: (n, D) each."""
+
+    def tails(family: Emission, rows: Rows) -> np.ndarray:
+        x, weights = p.x[rows], p.weights[rows]
+        below, above = mixed(family, weights, x), mixed(family, weights, x, upper=True)
+        whole = discrete(family)
+        if not whole.any():
+            return np.stack([below, above], 1)
+        u = torch.rand(x.shape, generator=p.generator, dtype=torch.float64).numpy()
+        below_step = mixed(family, weights, x - 1)
+        above_step = mixed(family, weights, x - 1, upper=True)
+        below = np.where(whole, (1 - u) * below_step + u * below, below)
+        return np.stack([below, np.where(whole, (1 - u) * above_step + u * above, above)], 1)
+
+    below, above = np.moveaxis(p.ask(tails), 1, 0)
+    return below, above
 
 
 def mixed(emission: Emission, weights: np.ndarray, x: np.ndarray, upper: bool = False) -> np.ndarray:

@@ -10,7 +10,7 @@ from dbn_vae import inference
 from dbn_vae.inference import Chain, durations
 from dbn_vae.models.base import Generator
 from dbn_vae.models.hmm import labelled, sample_states, state_chain
-from dbn_vae.models.hsmm import sample_stays, stays
+from dbn_vae.models.hsmm import sample_stays, stays, tables_of_stays
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 from dbn_vae.transitions.semi_markov import SemiMarkov
@@ -19,6 +19,18 @@ from dbn_vae.transitions.semi_markov import SemiMarkov
 def verbs_of(transition: Transition) -> ModuleType:
     """The functions that read its chains."""
     return durations if isinstance(transition, SemiMarkov) else inference
+
+
+def ages_of(transition: Transition) -> int:
+    """Ages of a state that what comes next depends on; 1 where stays are geometric."""
+    return transition.durations.max_duration if isinstance(transition, SemiMarkov) else 1
+
+
+def tables_of(transition: Transition, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """log π (..., M) and log A (..., M, M) of what a step forward depends on; see HMM.tables."""
+    if isinstance(transition, SemiMarkov):
+        return tables_of_stays(transition)
+    return transition.log_initial(inputs), transition.log_transition(inputs)
 
 
 def chain_under(transition: Transition, potential: Tensor, batch: Batch) -> Chain:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from dbn_vae.distributions import at
 from dbn_vae.emissions.base import Emission
-from dbn_vae.emissions.predictive import require_no_past
 from dbn_vae.inference import Chain, Potential
 from dbn_vae.models.base import Generator, StateModel
-from dbn_vae.sequences import Batch
+from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.transitions.base import Transition
 
 
@@ -73,15 +72,16 @@ class HMM(StateModel):
         return self.emission.sample(states, generator, inputs), states
 
 
-def require_no_inputs(model: HMM, verb: str) -> None:
-    """Raise NotImplementedError for a model that reads inputs, or earlier frames."""
-    require_no_past(model.emission, verb)
-    for part in (model.emission, model.transition):
-        if part.n_inputs:
-            raise NotImplementedError(
-                f"{verb} is not offered for {type(part).__name__}, which reads inputs; use filter, with inputs=, on "
-                "all frames so far"
-            )
+def frames(model: HMM, data: Sequences) -> tuple[Tensor, Tensor]:
+    """x and observed of all frames in their order, as the emission reads them: (N, D + n_context)."""
+    if model.emission.n_context == 0:
+        return data.x, data.observed
+    width = model.emission.n_features + model.emission.n_context
+    x, observed = data.x.new_zeros(data.n_frames, width), data.observed.new_zeros(data.n_frames, width)
+    for batch in data.batches():
+        for values, out in zip(model.frames(batch), (x, observed), strict=True):
+            data.unbatch(batch, values, out)
+    return x, observed
 
 
 def state_chain(transition: Transition, potential: Potential, batch: Batch) -> Chain:

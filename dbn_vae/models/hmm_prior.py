@@ -16,7 +16,7 @@ from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import normal, sample
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel, inputs_at
-from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
+from dbn_vae.models.chains import ages_of, chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.gaussians import Gaussian, chosen, dense, draw, log_density, packed, unpacked
 from dbn_vae.models.particles import Belief, belief_in, drawn_ahead, known_states, later_with_states
 from dbn_vae.sequences import Batch
@@ -47,6 +47,10 @@ class HMMPrior(StateModel, LatentModel):
     @property
     def verbs(self) -> ModuleType:  # type: ignore[override]
         return verbs_of(self.transition)
+
+    @property
+    def n_ages(self) -> int:  # type: ignore[override]
+        return ages_of(self.transition)
 
     def log_parameter_prior(self) -> Tensor:
         return self.transition.log_prior()

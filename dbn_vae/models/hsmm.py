@@ -41,12 +41,7 @@ class HSMM(HMM):
         return stays(self.transition, potential, batch)
 
     def tables(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """log π (K · D,) and log A (K · D, K · D) of the chain over state and age; see durations.unrolled."""
-        nothing = self.transition.durations.log_prob().new_zeros(1, 1, self.n_components)
-        chain = self.transition.log_initial(), self.transition.log_transition(), nothing
-        tables = self.transition.durations.log_prob(), self.transition.durations.log_survival()
-        flat = durations.unrolled(Stays(Chain(*chain), *tables))
-        return flat.log_initial, flat.log_transition
+        return tables_of_stays(self.transition)
 
     @torch.no_grad()
     def sample(
@@ -68,6 +63,15 @@ def stays(transition: SemiMarkov, potential: Tensor, batch: Batch) -> Stays:
     """A chain of stays under potentials (B, T, K), from data or from latents."""
     chain = Chain(transition.log_initial(), transition.log_transition(), potential, batch.lengths)
     return Stays(chain, transition.durations.log_prob(), transition.durations.log_survival())
+
+
+def tables_of_stays(transition: SemiMarkov) -> tuple[Tensor, Tensor]:
+    """log π (K · D,) and log A (K · D, K · D) of the chain over state and age; see durations.unrolled."""
+    length = transition.durations.log_prob()
+    nothing = length.new_zeros(1, 1, transition.n_components)
+    chain = Chain(transition.log_initial(), transition.log_transition(), nothing)
+    flat = durations.unrolled(Stays(chain, length, transition.durations.log_survival()))
+    return flat.log_initial, flat.log_transition
 
 
 def sample_stays(

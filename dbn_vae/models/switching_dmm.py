@@ -23,7 +23,7 @@ from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, at, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel, inputs_at
-from dbn_vae.models.chains import chain_under, sample_chain, sum_out_states, verbs_of
+from dbn_vae.models.chains import ages_of, chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.dmm import no_noise, noise_like
 from dbn_vae.models.particles import (
     Belief,
@@ -74,6 +74,10 @@ class SwitchingDMM(StateModel, LatentModel):
     @property
     def verbs(self) -> ModuleType:  # type: ignore[override]
         return verbs_of(self.transition)
+
+    @property
+    def n_ages(self) -> int:  # type: ignore[override]
+        return ages_of(self.transition)
 
     def log_parameter_prior(self) -> Tensor:
         return self.transition.log_prior()

@@ -32,11 +32,10 @@ from dbn_vae.emissions import (
 )
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.gaussian import Gaussian
-from dbn_vae.models.hmm import HMM
+from dbn_vae.models.hmm import HMM, frames
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.conjugate import dirichlet, draw_gaussian, log_gamma_draw, require_proper, sums
 from dbn_vae.training.em import require_possible
-from dbn_vae.training.initialise import frames
 from dbn_vae.transitions.stationary import Stationary
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.aevb import AEVB
-from dbn_vae.models.hmm import HMM
+from dbn_vae.models.hmm import HMM, frames
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.vae import VAE
 from dbn_vae.sequences import Sequences
@@ -137,18 +137,6 @@ def start(model: HMM, data: Sequences, responsibilities: Tensor, stay: float | N
         identity = torch.eye(K).to(pairs)
         pairs = data.n_frames * (stay * identity + (1 - stay) / (K - 1) * (1 - identity))
     model.transition.maximize(weighted[first].sum(0) + 1 / K, pairs + 1 / K)
-
-
-def frames(model: HMM, data: Sequences) -> tuple[Tensor, Tensor]:
-    """x and observed of all frames in their order, as the emission reads them: (N, D + n_context)."""
-    if model.emission.n_context == 0:
-        return data.x, data.observed
-    width = model.emission.n_features + model.emission.n_context
-    x, observed = data.x.new_zeros(data.n_frames, width), data.observed.new_zeros(data.n_frames, width)
-    for batch in data.batches():
-        for values, out in zip(model.frames(batch), (x, observed), strict=True):
-            data.unbatch(batch, values, out)
-    return x, observed
 
 
 @torch.no_grad()

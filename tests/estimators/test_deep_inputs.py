@@ -123,5 +123,6 @@ def test_a_vae_hmm_learns_what_inputs_do_to_its_states() -> None:
     slope = model.module_.transition.transition_slope.detach().numpy()[..., 0]
     assert (np.sign(slope[:, 1] - slope[:, 0]) == (1 if agreement > 0.5 else -1)).all()
     assert_allclose(model.transmat_.sum(1), 1, rtol=1e-5)
-    with pytest.raises(NotImplementedError, match="inputs drive the chain"):
-        model.filter_state()
+    state = model.filter_state()
+    live = [state.update([np.nan, np.nan], inputs=v) for v in u[:50]]
+    assert_allclose(live, model.filter(np.full((50, 2), np.nan), inputs=u[:50]), atol=1e-5)

@@ -145,10 +145,6 @@ def test_training_finds_the_lengths_of_stays() -> None:
 
 def test_what_durations_cannot_do_is_said() -> None:
     X, _ = regular(44, np.random.default_rng(0))
-    model = STAYS["vae-hmm"]("poisson").fit(X)
-    for ask in (lambda: model.posterior(X), model.filter_state):
-        with pytest.raises(NotImplementedError, match=r"use .*filter"):
-            ask()
     with pytest.raises(AttributeError, match="fit with durations="):
         VAEHMM(2, 1, **TINY).fit(X).durations_  # noqa: B018
     for wrong, message in (

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal, norm
 
 from dbn_vae import HSMM, EmissionHMM, GaussianHMM, emissions
-from dbn_vae.emissions.inputs import over_inputs, under
+from dbn_vae.emissions.context import of_inputs, over_contexts, under
 from dbn_vae.models import HMM
 from dbn_vae.transitions import InputDriven, Stationary
 
@@ -158,8 +158,9 @@ def test_a_family_under_an_input_is_the_family_with_it(family: str) -> None:
     u[4] = u[1]
     with torch.no_grad():
         want = emission.log_prob(*(v[0] for v in emission.with_context(x[None], observed[None], u[None])))
-        found = over_inputs(emission, u, lambda plain, rows: plain.log_prob(x[rows], observed[rows]))
-        assert under(emission, u[0]).n_context == 0
+        contexts = of_inputs(emission, u)
+        found = over_contexts(emission, contexts, lambda plain, rows: plain.log_prob(x[rows], observed[rows]))
+        assert under(emission, contexts[0]).n_context == 0
     assert_allclose(found, want, rtol=1e-10)
 
 
@@ -190,8 +191,4 @@ def test_what_cannot_be_asked() -> None:
     for verb in ("forecast", "impute"):
         with pytest.raises(NotImplementedError, match=f"{verb} is not offered for Autoregressive"):
             getattr(known(past, False), verb)(X)
-    with pytest.raises(
-        NotImplementedError, match="filter_state is not offered for LinearRegression, which reads inputs"
-    ):
-        MODELS["regression"].filter_state()
     assert_array_equal(model.impute(X, inputs=INPUTS)[2:], X[2:])
