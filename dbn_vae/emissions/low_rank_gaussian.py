@@ -1,11 +1,13 @@
 """Gaussian emissions of low rank: p(x_t | s_t = k) = N(x_t; μ_k, W_k W_kᵀ + diag ψ_k), factor analysis in every state.
 
-D R + D numbers a covariance instead of D (D + 1) / 2.  The M-step raises −½ log |Σ| − ½ tr Σ⁻¹ S, S the expected
-scatter about the new mean, by EM over the factors f ~ N(0, I), x = μ + W f + ε:
+D R + D numbers a covariance, of which R (R − 1) / 2 are a rotation of the factors, instead of D (D + 1) / 2; where they
+are not fewer, that many are free.  The M-step raises −½ log |Σ| − ½ tr Σ⁻¹ S, S the expected scatter about the new mean, by
+EM over the factors f ~ N(0, I), x = μ + W f + ε:
 
     β = Wᵀ Σ⁻¹,   W ← S βᵀ (I − β W + β S βᵀ)⁻¹,   ψ ← diag(S − W β S).
 
-Source: Rubin and Thayer (1982), EM algorithms for ML factor analysis.
+Sources: Rubin and Thayer (1982), EM algorithms for ML factor analysis; Drton, Sturmfels and Sullivant (2007), Algebraic
+factor analysis, Theorem 2, for the number of free parameters.
 """
 
 import torch
@@ -68,8 +70,15 @@ class LowRankGaussian(DenseGaussian):
     def log_prior(self) -> Tensor:
         return self.mean.new_zeros(())
 
+    @property
+    def n_surplus(self) -> int:
+        """Numbers of W, up to a rotation, and ψ beyond the D (D + 1) / 2 of a covariance; under 0 where it has more."""
+        _, D, R = self.loading.shape
+        R = min(R, D)  # W Wᵀ is any matrix by then
+        return D * R - R * (R - 1) // 2 + D - D * (D + 1) // 2
+
     def n_free(self) -> int:
-        """W is known up to a rotation of the factors, R (R − 1) / 2 numbers a state."""
-        K, D, R = self.loading.shape
+        """The dimension of what Σ can be, of every state, and of the means."""
+        K, D, _ = self.loading.shape
         means = 0 if "mean" in self.frozen else K * D
-        return means + (0 if "covariance" in self.frozen else K * (D * R - R * (R - 1) // 2 + D))
+        return means + (0 if "covariance" in self.frozen else K * (D * (D + 1) // 2 + min(self.n_surplus, 0)))

@@ -259,8 +259,14 @@ def _(module: FullGaussian, data: Sequences) -> list[Quantity]:
 
 @own.register
 def _(module: LowRankGaussian, data: Sequences) -> list[Quantity]:
-    """Σ itself, since W is known up to a rotation: of R (R − 1) / 2 of its entries nothing depends."""
+    """Σ itself, since W is known up to a rotation: of R (R − 1) / 2 of its entries nothing depends.
+
+    Nor does anything depend on which part of Σ is ψ where W and ψ have more numbers than Σ: ψ is not shown then.
+    """
     free = torch.ones_like(module.loading, dtype=torch.bool).tril()
     above = module.noise().detach() > module.floor * ABOVE
+    told = torch.full_like(above, module.n_surplus <= 0)
+    rest = torch.arange(module.n_features, device=above.device) >= module.n_surplus
     Sigma = quantity(module, "loading", "covariance", module.covariance(), free=free, scale="matrix")
-    return [as_called(module, "mean"), Sigma, as_called(module, "log_noise", free=above)]
+    noise = as_called(module, "log_noise", free=above & rest, shown=told)
+    return [as_called(module, "mean"), Sigma, noise]

@@ -265,6 +265,8 @@ def test_a_users_own_family() -> None:
 
 EMISSIONS: dict[str, tuple[Any, np.ndarray]] = {
     "low rank": (lambda: emissions.LowRankGaussian(wave(K, 4), wave(K, 4, 2), wave(K, 4)), np.c_[REAL, COUNTS]),
+    "lower rank": (lambda: emissions.LowRankGaussian(wave(K, 4), wave(K, 4, 1), wave(K, 4)), np.c_[REAL, COUNTS]),
+    "surplus rank": (lambda: emissions.LowRankGaussian(wave(K, 2), wave(K, 2, 3), wave(K, 2)), REAL),
     "student": (lambda: emissions.StudentT(wave(K, 2), wave(K, 2), 4 * wave(K, 2)), REAL),
     "gamma": (lambda: emissions.Gamma(wave(K, 2), wave(K, 2)), np.exp(REAL / 3)),
     "exponential": (lambda: emissions.Exponential(wave(K, 2), 2.0, 1.0), np.exp(REAL / 3)),
@@ -454,6 +456,29 @@ def test_a_driven_chain_of_known_states_is_a_logistic_regression() -> None:
         p = special.expit(V @ mine["estimate"])
         expected = np.linalg.inv((V * (p * (1 - p))[:, None]).T @ V)
         assert_allclose(mine["standard error"], np.sqrt(expected.diagonal()), rtol=1e-6)
+
+
+def test_inputs_of_first_frames_tell_nothing_of_moves() -> None:
+    """Under 0 a move is open, under 60 settled: where 0 stands at first frames alone nothing is known of moves.
+
+    The first frame of the second sequence stands in the middle of the data, and belongs to no move.
+    """
+    chain = InputDriven(rows(2), rows(2, 2), 1)
+    with torch.no_grad():
+        chain.transition_slope.copy_(f64([[[0.0], [1.0]], [[1.0], [0.0]]]))
+    first = np.zeros((12, 1))
+    first[[0, 5]] = 1
+    for open_at, expected in ((first, False), (1 - first, True)):
+        u = 60 * (1 - open_at)
+        data = Sequences.from_any(np.zeros((12, 1)), [5, 7], inputs=u)
+        found = {
+            q.name: q for q in model_quantities(HMM(chain, emissions.Poisson(f64([[1.0], [2.0]]))), data)
+        }
+        logits = found["transition_logits"]
+        assert logits.free is not None and logits.edge is not None and logits.shown is not None
+        assert bool(logits.free.any()) == expected
+        assert torch.equal(logits.edge, logits.shown & ~logits.free)
+        assert int(logits.free.sum()) == (2 if expected else 0)
 
 
 def test_geometric_stays_have_the_errors_of_the_chain() -> None:
