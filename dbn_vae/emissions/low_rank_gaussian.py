@@ -1,8 +1,8 @@
 """Gaussian emissions of low rank: p(x_t | s_t = k) = N(x_t; μ_k, W_k W_kᵀ + diag ψ_k), factor analysis in every state.
 
 D R + D numbers a covariance, of which R (R − 1) / 2 are a rotation of the factors, instead of D (D + 1) / 2; where they
-are not fewer, that many are free.  The M-step raises −½ log |Σ| − ½ tr Σ⁻¹ S, S the expected scatter about the new mean, by
-EM over the factors f ~ N(0, I), x = μ + W f + ε:
+are not fewer, that many are free.  The M-step raises −½ log |Σ| − ½ tr Σ⁻¹ S, S the expected scatter about the new
+mean, by EM over the factors f ~ N(0, I), x = μ + W f + ε:
 
     β = Wᵀ Σ⁻¹,   W ← S βᵀ (I − β W + β S βᵀ)⁻¹,   ψ ← diag(S − W β S).
 

@@ -17,15 +17,17 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from dbn_vae.emissions.ahead import Road, draw_ahead, follows, moments_ahead
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.conditional import complete, expected, likely
 from dbn_vae.emissions.context import of_inputs, over_contexts
-from dbn_vae.emissions.predictive import blend, cdf, discrete, moments, plain, require_no_past
+from dbn_vae.emissions.predictive import cdf, discrete, plain, require_known_context, require_no_past
 from dbn_vae.estimators.arguments import column_names, require_future_inputs
 from dbn_vae.estimators.devices import on_host
 from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.estimators.streaming import require_whole
 from dbn_vae.models.hmm import HMM
+from dbn_vae.sequences import Sequences
 
 DRAWS = 1000  # behind quantiles of families without a distribution function, where no samples are asked for
 LEVELS = (0.05, 0.5, 0.95)
@@ -86,7 +88,8 @@ class PredictiveVerbs(PosteriorVerbs):
         """The `horizon` frames after the end of every sequence, given all of it.
 
         States, means and variances are exact, and so are quantiles, by inverting the distribution function of the
-        mixture; where a family has none, they are those of n_samples paths (1,000 unless more are asked for).
+        mixture; where a family has none, they are those of n_samples paths (1,000 unless more are asked for).  So are
+        quantiles of an autoregression; its means and variances are exact, from the last frames seen.
 
         Args:
             horizon: H ≥ 1.
@@ -96,8 +99,8 @@ class PredictiveVerbs(PosteriorVerbs):
             future_inputs: those of the frames to come, (H, U) for every sequence or (B, H, U).
 
         Raises:
-            ValueError: naming the argument; also where a sequence is impossible.
-            NotImplementedError: for families that condition on earlier frames.
+            ValueError: naming the argument; also where a sequence is impossible, or a frame is missing that the next
+                one conditions on.
         """
         require_whole(1, horizon=horizon)
         require_whole(0, n_samples=n_samples)
@@ -105,22 +108,21 @@ class PredictiveVerbs(PosteriorVerbs):
         posterior = self.posterior(X, lengths, inputs=inputs)
         B = len(posterior.data)
         u = require_future_inputs(future_inputs, B, horizon, self.n_inputs, type(self).__name__)
-        model = self.hmm("forecast")
+        model = self.hmm()
+        require_known_context(model.emission, "forecast")
         generator = self.generator(random_state)
         with torch.no_grad():
             A = moves_ahead(model, u, horizon).expand(B, -1, -1, -1)
-            ahead = [torch.as_tensor(posterior.belief)]
-            for step in A.unbind(1):
-                ahead.append((ahead[-1][:, None] @ step).squeeze(1))
-            probs = torch.stack(ahead[1:], 1).unflatten(-1, (-1, model.n_ages)).sum(-1)
-            mean, variance, values = predictive(model.emission, probs, levels, u)
+            past = last_frames(model.emission, posterior.data, u)
+            road = Road(torch.as_tensor(posterior.belief), A, model.n_ages, past, u)
+            probs = road.states()
+            mean, variance, values = predictive(model.emission, road, levels)
             known = mean is not None and values is not None
             n_draws = n_samples if known else max(n_samples, DRAWS)
             paths = None
             if n_draws:
-                states = draw_states(ahead[1], A, n_draws, generator) // model.n_ages
-                given = None if u is None else u.expand(n_draws, *u.shape)
-                paths = plain(model.emission.sample(states, generator, given))
+                states = draw_states(road.beliefs()[:, 0], A, n_draws, generator) // model.n_ages
+                paths = plain(draw_ahead(model.emission, states, road, generator))
         if paths is not None and (mean is None or variance is None):
             mean, variance = paths.mean(0), paths.var(0, ddof=1)
         if paths is not None and values is None:
@@ -155,7 +157,8 @@ class PredictiveVerbs(PosteriorVerbs):
         if how not in ("mean", "sample", "viterbi"):
             raise ValueError(f"how={how!r}; it is 'mean', 'sample' or 'viterbi'")
         posterior = self.posterior(X, lengths, inputs=inputs)
-        emission, data = self.hmm("impute").emission, posterior.data
+        emission, data = self.hmm().emission, posterior.data
+        require_no_past(emission, "impute")
         rows = (~data.observed).any(1).nonzero().flatten()
         x, observed = data.x[rows], data.observed[rows]
         out, _ = data.stacked()
@@ -189,14 +192,16 @@ class PredictiveVerbs(PosteriorVerbs):
         return table(X, out)
 
     def anomaly_scores(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> Any:
-        """−log p(x_t | x_{1:t-1}) in nats, how surprising each frame was: (n,), exact; 0 where nothing was observed."""
+        """−log p(x_t | x_{1:t-1}) in nats, how surprising each frame was: (n,), exact.
+
+        0 where nothing was observed, or, of an autoregression, not all frames that this one conditions on.
+        """
         return -self.posterior(X, lengths, inputs=inputs).log_scores
 
-    def hmm(self, verb: str) -> HMM:
-        """The fitted module, where a frame's distribution is known given its state alone."""
+    def hmm(self) -> HMM:
+        """The fitted module, where random numbers are."""
         model = self.state_model()
         assert isinstance(model, HMM)
-        require_no_past(model.emission, verb)
         return on_host(model)
 
 
@@ -209,25 +214,44 @@ def moves_ahead(model: HMM, inputs: Tensor | None, horizon: int) -> Tensor:
     return model.tables(torch.cat([inputs[:, :1], inputs], 1))[1].exp()
 
 
-def predictive(
-    emission: Emission, weights: Tensor, levels: tuple[float, ...], inputs: Tensor | None = None
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Mean, variance (B, H, D) and quantiles (B, Q, H, D) of Σ_k w_k p_k, w (B, H, K); None where not known exactly.
+def last_frames(emission: Emission, data: Sequences, inputs: Tensor | None) -> Tensor:
+    """The frames that the one after each of B sequences reads, the latest last: (B, order, D).
 
-    inputs: (B, H, U), where the family reads them.
+    Raises ValueError where they are not all known.
     """
-    (B, H), D = weights.shape[:2], emission.n_features
-    w, u = weights.flatten(0, 1), of_inputs(emission, None if inputs is None else inputs.flatten(0, 1))
+    P, first = emission.order, None if inputs is None else inputs[:, 0]
+    x, observed = (
+        data.x.new_zeros(len(data), P, data.x.shape[1]),
+        torch.zeros(len(data), P, data.x.shape[1]).bool(),
+    )
+    for b, (start, length) in enumerate(zip(data.starts.tolist(), data.lengths.tolist(), strict=True)):
+        n = min(P, length)
+        x[b, P - n :], observed[b, P - n :] = (
+            v[start + length - n : start + length] for v in (data.x, data.observed)
+        )
+    if P and not (known := follows(emission, x, observed, first)).all():
+        raise ValueError(
+            f"of sequences {(~known).nonzero().flatten().tolist()} the last {P} frames are not all known, and the next "
+            f"one conditions on them: a forecast of {type(emission).__name__} needs them filled in, or left off"
+        )
+    return x
+
+
+def predictive(
+    emission: Emission, road: Road, levels: tuple[float, ...]
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Mean, variance (B, H, D) and quantiles (B, Q, H, D) of the frames to come; None where not known exactly."""
     mean = variance = quantiles = None
     with suppress(NotImplementedError):
-        both = over_contexts(
-            emission, u, lambda family, rows: torch.stack(blend(w[rows], *moments(family)), 1)
-        )
-        mean, variance = (plain(value).reshape(B, H, D) for value in both.unbind(1))
+        mean, variance = (plain(value) for value in moments_ahead(emission, road))
+    if emission.order:
+        return mean, variance, None
+    weights = road.states()
+    (B, H), D, w = weights.shape[:2], emission.n_features, weights.flatten(0, 1)
     with suppress(NotImplementedError):
         each = over_contexts(
             emission,
-            u,
+            of_inputs(emission, road.flat_inputs()),
             lambda family, rows: torch.as_tensor(mixture_quantiles(family, plain(w[rows]), levels)),
         )
         quantiles = np.moveaxis(each.numpy().reshape(B, H, len(levels), D), 2, 1)
