@@ -26,6 +26,7 @@ from dbn_vae.estimators.arguments import column_names, require_future_inputs
 from dbn_vae.estimators.devices import on_host
 from dbn_vae.estimators.posterior import PosteriorVerbs
 from dbn_vae.estimators.streaming import require_whole
+from dbn_vae.models.gaps import fill_gaps
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
@@ -152,13 +153,24 @@ class PredictiveVerbs(PosteriorVerbs):
                 symbols and angles the most probable value) in the states of the most probable path.
             inputs: (n, U) covariates, where the model reads them.
 
-        Raises ValueError for another `how`, and for the mean of symbols or angles, which have none.
+        Of an autoregression all of it follows from the joint density of the frames, what is missing integrated out of
+        every one that reads it: more than predict_proba and score make of frames next to a gap.
+
+        Raises:
+            ValueError: for another `how`, for the mean of symbols or angles, which have none, and where the first
+                frames of an autoregression do not follow from later ones.
+            NotImplementedError: for gaps of an autoregression with too many paths of states; see models.gaps.
         """
         if how not in ("mean", "sample", "viterbi"):
             raise ValueError(f"how={how!r}; it is 'mean', 'sample' or 'viterbi'")
+        model = self.hmm()
+        if (emission := model.emission).order:
+            data = self.sequences(X, lengths, inputs=inputs)
+            with torch.no_grad():
+                return table(X, plain(fill_gaps(model, data, how, self.generator(random_state))))
         posterior = self.posterior(X, lengths, inputs=inputs)
-        emission, data = self.hmm().emission, posterior.data
         require_no_past(emission, "impute")
+        data = posterior.data
         rows = (~data.observed).any(1).nonzero().flatten()
         x, observed = data.x[rows], data.observed[rows]
         out, _ = data.stacked()

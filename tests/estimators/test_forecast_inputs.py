@@ -187,7 +187,4 @@ def test_what_cannot_be_asked() -> None:
     gaussian = GaussianHMM(1).fit(np.ones((9, 1)) * np.arange(9)[:, None])
     with pytest.raises(ValueError, match="future_inputs are given, but this GaussianHMM reads none"):
         gaussian.forecast(np.ones((3, 1)), future_inputs=FUTURE[:1])
-    past = emissions.Autoregressive(tensor(K, D), tensor(K, 1, D, D), regression().covariance().detach())
-    with pytest.raises(NotImplementedError, match="impute is not offered for Autoregressive"):
-        known(past, False).impute(X)
     assert_array_equal(model.impute(X, inputs=INPUTS)[2:], X[2:])
