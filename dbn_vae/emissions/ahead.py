@@ -19,8 +19,11 @@ from torch import Tensor
 from dbn_vae.emissions.autoregressive import Autoregressive
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.context import Generator, counted, drawn, of_inputs, over_contexts
+from dbn_vae.emissions.linear_regression import LinearRegression
 from dbn_vae.emissions.predictive import blend, in_order, moments
 from dbn_vae.emissions.product import Product
+
+MOST = 2**12  # paths of states that are summed one by one
 
 
 class Road(NamedTuple):
@@ -110,6 +113,18 @@ def companion(emission: Autoregressive) -> tuple[Tensor, Tensor, Tensor]:
     Q = torch.zeros_like(F)
     Q[:, :D, :D] = emission.covariance().detach()
     return F, c, Q
+
+
+def after_paths(emission: Autoregressive, h: int) -> LinearRegression:
+    """x_{T+h} in each of the K^h paths s_{T+1:T+h}, the last state fastest: a regression on (x_T, …, x_{T-p+1})."""
+    D, (F, c, Q) = emission.n_features, companion(emission)
+    width = c.shape[1]
+    slope, mean, spread = torch.eye(width).to(F)[None], c.new_zeros(1, width), F.new_zeros(1, width, width)
+    for _ in range(h):
+        slope = (F @ slope[:, None]).flatten(0, 1)
+        mean = ((F @ mean[:, None, :, None]).squeeze(-1) + c).flatten(0, 1)
+        spread = (F @ spread[:, None] @ F.mT + Q).flatten(0, 1)
+    return LinearRegression(mean[:, :D], slope[:, :D], spread[:, :D, :D])
 
 
 def follows(emission: Emission, past: Tensor, observed: Tensor, inputs: Tensor | None) -> Tensor:

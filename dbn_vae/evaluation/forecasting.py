@@ -15,6 +15,7 @@ Berrocal and Johnson (2006), QJRMS 132, eq. 5, for the CRPS of Gaussian mixtures
 Zucchini, MacDonald and Langrock (2016), Hidden Markov models for time series, ch. 6.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ from scipy.special import ndtri
 from scipy.stats import norm
 from torch import Tensor
 
+from dbn_vae.emissions.ahead import MOST, after_paths
+from dbn_vae.emissions.autoregressive import Autoregressive
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.context import Rows, counted, over_contexts
 from dbn_vae.emissions.predictive import cdf, discrete, gaussian_parts, moments, plain
@@ -82,10 +85,18 @@ def log_score(
     posterior = model.posterior(X, lengths, inputs=inputs)
     if horizon == 1:
         return np.asarray(posterior.log_scores)
-    require_near(model.state_model(), horizon)
+    module = model.state_model()
+    if isinstance(module, HMM) and module.emission.order:
+        module = near_numpy(module)
+        family, weights, x, observed = after_some(module, posterior, horizon)
+        with torch.no_grad():
+            log_emission = plain(family.log_prob(x, observed))
+        seen = counted(family, observed).any(1).cpu().numpy()
+    else:
+        weights, log_emission = np.asarray(posterior.ahead(horizon)), np.asarray(posterior.log_emission)
+        seen = posterior.data.observed.flatten(1).any(1).numpy()
     with np.errstate(divide="ignore"):
-        joint = np.log(np.asarray(posterior.ahead(horizon))) + np.asarray(posterior.log_emission)
-    seen = posterior.data.observed.flatten(1).any(1).numpy()
+        joint = np.log(weights) + log_emission
     return np.where(seen, np.logaddexp.reduce(joint, 1), 0.0)
 
 
@@ -241,28 +252,66 @@ def predicted(
         raise TypeError(
             f"{type(model).__name__} has no predictive density in closed form; use a classical HMM"
         )
-    require_near(module, horizon, others)
-    emission, D = module.emission, module.emission.n_features
-    x, observed = frames(module, posterior.data)
-    seen = counted(emission, observed).cpu()
-    weights = posterior.leave_one_out if others else posterior.ahead(horizon)
+    module = near_numpy(module)
+    if module.emission.order and others:
+        raise NotImplementedError(
+            f"ordinary residuals are not offered for {type(module.emission).__name__}: later frames condition on x_t; "
+            "use kind='forecast'"
+        )
+    if module.emission.order and horizon > 1:
+        emission, weights, x, observed = after_some(module, posterior, horizon)
+    else:
+        emission, (x, observed) = module.emission, frames(module, posterior.data)
+        weights = np.asarray(posterior.leave_one_out if others else posterior.ahead(horizon))
+    D = emission.n_features
     return Predicted(
-        np.where(seen.numpy(), plain(x[:, :D]), np.nan),
-        np.asarray(weights),
+        np.where(counted(emission, observed).cpu().numpy(), plain(x[:, :D]), np.nan),
+        weights,
         emission,
         x[:, D:] if emission.n_context else None,
         model.generator(random_state),
     )
 
 
-def require_near(module: StateModel, horizon: int, others: bool = False) -> None:
-    """Raise NotImplementedError where a frame reads earlier ones, and those are not all known or not all there is."""
-    if isinstance(module, HMM) and module.emission.order and (horizon > 1 or others):
-        what = "ordinary residuals are" if others else f"horizon={horizon} is"
+def near_numpy(module: HMM) -> HMM:
+    """The module, or a copy of one on a GPU, where the data and the weights are."""
+    some = next(module.parameters(), None)
+    return module if some is None or some.device.type == "cpu" else copy.deepcopy(module).cpu()
+
+
+def after_some(module: HMM, posterior: Predictions, h: int) -> tuple[Emission, np.ndarray, Tensor, Tensor]:
+    """Frames after h − 1 that nobody saw: x_t as a regression on the p frames up to t − h in every path of h states.
+
+    Returns that family of K^h components, the weights (n, K^h) of the paths given the frames up to t − h, and what the
+    family reads, as HMM.frames has it.
+
+    Raises NotImplementedError for more than 2¹² paths, stays with durations, autoregressions inside other families.
+    """
+    emission, data, K, D = module.emission, posterior.data, module.n_components, module.emission.n_features
+    if not isinstance(emission, Autoregressive) or module.n_ages > 1 or K**h > MOST:
         raise NotImplementedError(
-            f"{what} not offered for {type(module.emission).__name__}, which conditions on the frames just before; "
-            + ("use kind='forecast'" if others else "use horizon=1, or forecast from each frame")
+            f"horizon={h} of {type(emission).__name__}, which conditions on the frames just before, is offered for "
+            f"Autoregressive itself, in a chain without durations, while its {K}^{h} paths of states are at most {MOST}"
         )
+    x, observed = frames(module, data)
+    wide, known = torch.zeros_like(x), torch.zeros_like(observed)
+    wide[:, :D], known[:, :D] = x[:, :D], observed[:, :D]
+    weights = np.full((data.n_frames, K**h), 1 / K**h)
+    before = torch.as_tensor(np.asarray(posterior.ahead(1)))
+    for start, length in zip(data.starts.tolist(), data.lengths.tolist(), strict=True):
+        if length <= h:
+            continue
+        rows, first = slice(start + h, start + length), slice(start + 1, start + length - h + 1)
+        wide[rows, D:], known[rows, D:] = x[first, D:], observed[first, D:]
+        u = None if data.inputs is None else data.inputs[None, start : start + length]
+        with torch.no_grad():
+            A = module.tables(u)[1].exp()
+        A = A[0] if A.dim() == 4 else A.expand(length - 1, K, K)
+        w = before[first]
+        for step in range(1, h):
+            w = (w.view(len(w), -1, K, 1) * A[step : step + length - h][:, None]).flatten(1)
+        weights[rows] = w.numpy()
+    return after_paths(emission, h), weights, wide, known
 
 
 def transformed(p: Predicted) -> tuple[np.ndarray, np.ndarray]:

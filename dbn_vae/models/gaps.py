@@ -1,7 +1,7 @@
 """What is missing of an autoregression, given all that was seen: a sum over the paths of states through each gap.
 
-A frame stands in its own density and in those of the p frames after it.  So frames missing at a, …, b tie the states
-s_a, …, s_{b+p} together, and given those they are Gaussian: with R x = y the whitened rows x_t = b_k + Σ_l A_kl x_{t-l},
+A frame stands in its own density and in those of the p frames after it.  So frames missing at a, …, b tie s_a, …,
+s_{b+p} together, and given those they are Gaussian: with R x = y the whitened rows x_t = b_k + Σ_l A_kl x_{t-l},
 
     ∫ Π_t p(x_t | x_{t-1}, …, x_{t-p}, s_t) dx_missing ∝ exp(−½ min |R x − y|²) / |RᵀR|^½,
     x_missing | s ~ N((RᵀR)⁻¹ Rᵀ y, (RᵀR)⁻¹),
@@ -17,13 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dbn_vae.emissions.ahead import MOST
 from dbn_vae.emissions.autoregressive import Autoregressive
 from dbn_vae.inference import logsumexp
 from dbn_vae.models.base import Generator
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch, Sequences
-
-MOST = 2**12  # paths through a gap
 
 
 class Piece(NamedTuple):

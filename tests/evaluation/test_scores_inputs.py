@@ -188,3 +188,69 @@ def test_a_step_ahead_an_autoregression_is_a_regression_on_the_frames_before() -
     with pytest.raises(NotImplementedError, match="ordinary residuals are not offered for Autoregressive"):
         pseudo_residuals(past, X)
     assert_allclose(stats.norm.cdf(pseudo_residuals(past, X, kind="forecast")), pit(past, X), rtol=1e-8)
+
+
+def test_further_ahead_an_autoregression_is_smoothing_of_frames_that_nobody_saw() -> None:
+    """Frame by frame against forecasts from the frames up to t − h; and uniform where the model is true."""
+    h, p = 3, 2
+    emission = emissions.Autoregressive(2 * tensor(K, D), 0.4 * tensor(K, p, D, D), covariance(K, D))
+    for driven in (False, True):
+        model, u = known(emission, driven), np.random.default_rng(2).integers(-2, 3, (600, U)) / 2.0
+        given = {"inputs": u} if driven else {}
+        X = model.sample(len(u), random_state=0, **given)[0]
+        few, few_u = X[:16].copy(), {"inputs": u[:16]} if driven else {}
+        few[8, 1] = np.nan
+        lengths, starts = [11, 5], [0, 11]
+        scores, transforms, crpss = (
+            f(model, few, lengths, horizon=h, **few_u) for f in (log_score, pit, crps)
+        )
+        for start, length in zip(starts, lengths, strict=True):
+            for t in range(start, start + length):
+                last = t - h + 1
+                held = few[start:last]
+                if last - start < p or np.isnan(held[-p:]).any():
+                    assert np.isnan(transforms[t]).all() and np.isnan(crpss[t]).all() and scores[t] == 0
+                    continue
+                coming = {"inputs": u[start:last], "future_inputs": u[last : t + 1]} if driven else {}
+                f = model.forecast(held, horizon=h, quantiles=(0.5,), **coming)
+                w, m, S = mixture(model, held, u[start : t + 1] if driven else None, h)
+                assert_allclose(f.mean[0, -1], w @ m, rtol=1e-9)
+                o, scale = ~np.isnan(few[t]), np.sqrt(S.diagonal(axis1=1, axis2=2))
+                density = [
+                    stats.multivariate_normal(a[o], B[o][:, o]).pdf(few[t, o])
+                    for a, B in zip(m, S, strict=True)
+                ]
+                assert scores[t] == pytest.approx(np.log(w @ density), rel=1e-9)
+                assert_allclose(transforms[t], w @ stats.norm.cdf((few[t] - m) / scale), rtol=1e-9)
+                wanted = [crps_gaussian_mixture(few[t, d], w, m[:, d], scale[:, d]) for d in range(D)]
+                assert_allclose(crpss[t], wanted, rtol=1e-9)
+        for column in pit(model, X, horizon=h, **given).T:
+            assert np.isnan(column[: p + h - 1]).all() and np.isfinite(column[p + h - 1 :]).all()
+            # values h apart: those nearer share what nobody saw
+            assert stats.kstest(column[p + h - 1 :: h], "uniform").pvalue > ALARM
+    with pytest.raises(NotImplementedError, match=r"horizon=13 of Autoregressive.*2\^13 paths of states"):
+        pit(model, X, horizon=13, **given)
+
+
+def mixture(model: EmissionHMM, x: np.ndarray, u: Any, h: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x_{T+h} after x in every path of h states: weights, means (n, D) and covariances, step by step."""
+    e, chain = model.model_.emission, model.model_.transition
+    v = None if u is None else torch.as_tensor(u)[None]
+    with torch.no_grad():
+        A = np.broadcast_to(chain.log_transition(v).exp().numpy().reshape(-1, K, K), (len(x) + h - 1, K, K))
+        b, W, S = e.mean.numpy(), e.coefficients().numpy(), e.covariance().numpy()
+    belief = model.filter(x, **({} if u is None else {"inputs": u[: len(x)]}))[-1]
+    weights, means, spreads = [], [], []
+    for path in product(range(K), repeat=h):
+        w = belief @ A[len(x) - 1][:, path[0]]
+        frames, maps = list(x), [np.zeros((D, h * D))] * len(x)
+        for i, k in enumerate(path):
+            w = w * (A[len(x) - 1 + i][path[i - 1], k] if i else 1.0)
+            new = np.zeros((D, h * D))
+            new[:, i * D : (i + 1) * D] = np.linalg.cholesky(S[k])
+            maps.append(new + sum(W[k, lag] @ maps[-1 - lag] for lag in range(2)))
+            frames.append(b[k] + sum(W[k, lag] @ frames[-1 - lag] for lag in range(2)))
+        weights.append(w)
+        means.append(frames[-1])
+        spreads.append(maps[-1] @ maps[-1].T)
+    return np.array(weights), np.stack(means), np.stack(spreads)
