@@ -109,28 +109,40 @@ class AEVB(nn.Module):
         J = F.softplus(raw) * seen
         return Evidence(J * location, J)
 
-    def decode(self, z: Tensor) -> Distribution:
-        """p(x | z), entry by entry: batch shape (..., D)."""
-        return self.likelihood(self.decoder(z))
+    def decode(self, z: Tensor, offset: Tensor | None = None) -> Distribution:
+        """p(x | z), entry by entry: batch shape (..., D).
 
-    def log_likelihood(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) of the observed entries: (...), broadcasting x against z.
+        offset: (..., n_outputs), added to what the decoder writes, broadcasting.
+        """
+        written = self.decoder(z)
+        return self.likelihood(written if offset is None else written + offset)
+
+    def log_likelihood(self, x: Tensor, observed: Tensor, z: Tensor, offset: Tensor | None = None) -> Tensor:
+        """log p(x | z) of the observed entries: (...), broadcasting x and the offset of decode against z.
 
         Without a gradient, piece by piece where it would fill memory.
         """
-        size = z.shape[:-1].numel() * self.n_observed
-        if size > MAX_VALUES and not torch.is_grad_enabled() and z.dim() > 1:
-            x, observed = (v.expand(*z.shape[:-1], self.n_observed) for v in (x, observed))
+        shape = z.shape[:-1] if offset is None else torch.broadcast_shapes(z.shape[:-1], offset.shape[:-1])
+        size = shape.numel() * self.n_observed
+        large = size > MAX_VALUES and not torch.is_grad_enabled()
+        if large and z.dim() > 1 and len(z) == shape[0]:
+            given = [as_long(v, z) for v in (x, observed, z, offset) if v is not None]
             if len(z) == 1:
-                return self.log_likelihood(x[0], observed[0], z[0])[None]
+                return self.log_likelihood(*(v[0] for v in given))[None]
             n = max(1, len(z) * MAX_VALUES // size)
-            parts = zip(x.split(n), observed.split(n), z.split(n), strict=True)
+            parts = zip(*(v.split(n) for v in given), strict=True)
             return torch.cat([self.log_likelihood(*part) for part in parts])
-        return self.likelihood.log_prob(self.decode(z), x, observed)
+        return self.likelihood.log_prob(self.decode(z, offset), x, observed)
 
-    def mean(self, z: Tensor) -> Tensor:
+    def mean(self, z: Tensor, offset: Tensor | None = None) -> Tensor:
         """The value of x to show for z: (..., D)."""
-        return self.likelihood.mean(self.decode(z))
+        return self.likelihood.mean(self.decode(z, offset))
+
+
+def as_long(values: Tensor, z: Tensor) -> Tensor:
+    """Values that broadcast against z, in the length of its first dimension."""
+    values = values[(None,) * (z.dim() - values.dim())]
+    return values.expand(len(z), *values.shape[1:])
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ MAKE = {
     "vae-hmm": lambda: VAEHMM(2, 2, **OPTIONS),
     "vae-hmm-inputs": lambda: VAEHMM(2, 2, **OPTIONS),
     "vae-hmm-stays": lambda: VAEHMM(2, 2, **STAYS),
+    "vae-hmm-offset": lambda: VAEHMM(2, 2, state_offset=True, **OPTIONS),
+    "vae-hmm-offset-stays": lambda: VAEHMM(2, 2, state_offset=True, **STAYS),
     "switching": lambda: SwitchingDMM(2, 2, init="random", **OPTIONS),
     "switching-inputs": lambda: SwitchingDMM(2, 2, init="random", **OPTIONS),
     "switching-stays": lambda: SwitchingDMM(2, 2, init="random", **STAYS),
@@ -86,6 +88,8 @@ def fitted(name: str) -> Any:
         for part in ("initial_mean", "mean"):
             if hasattr(module, part):
                 getattr(module, part).copy_(torch.randn(getattr(module, part).shape, generator=g))
+        if "offset" in name:  # of the means; the outputs for σ have none
+            module.offset.copy_(torch.cat([torch.randn(2, 3, generator=g), torch.zeros(2, 3)], 1))
         chain = getattr(module, "transition", None)
         if "stays" in name:
             chain.durations.logits.copy_(torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1]]).log())
@@ -153,7 +157,10 @@ def dense(
                 )
             mean, cov = walk_moments((first, width), steps)
         mean, cov = mean.double(), cov.double()
-        emitted = (mean @ C.T + D_OFFSET).flatten()
+        emitted = mean @ C.T + D_OFFSET
+        if getattr(module, "offset", None) is not None:
+            emitted = emitted + module.offset.detach()[path, :3]
+        emitted = emitted.flatten()
         full = torch.einsum("dz,tzuw,ew->tdue", C, cov, C)
         full = (full + torch.einsum("tu,de->tdue", torch.eye(T).double(), SCALE.square().diag())).reshape(
             3 * T, -1

@@ -249,8 +249,16 @@ class DeepEstimator(DeepTraining):
         return self.like(X, x)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        """E p(x | z) for latents (n, n_latent), in the units of X: (n, D) or (n, C, H, W)."""
+        """E p(x | z) for latents (n, n_latent), in the units of X: (n, D) or (n, C, H, W).
+
+        Raises NotImplementedError with state_offset=True, where z alone does not say what a frame is.
+        """
         self.require_fitted()
+        if getattr(self, "state_offset", False):
+            raise NotImplementedError(
+                "inverse_transform is not offered with state_offset=True, where frames depend on states beside z: use "
+                "reconstruct"
+            )
         weight = next(self.module_.parameters())
         with torch.no_grad():
             return self.in_units(self.module_.core.mean(torch.as_tensor(Z).to(weight)))

@@ -95,7 +95,12 @@ class DeepImputer(DeepEstimator):
                 which, step = (batch.mask & ~batch.observed.all(-1)).nonzero(as_tuple=True)
                 paths = smoothed_paths(self.module_, batch, M, S, generator)
                 read, core = self.module_.read_along(batch, paths)[:, which, step], self.module_.core
-                frames = core.mean(read).mean(0) if how == "mean" else sample(core.decode(read[0]), generator)
+                offset = self.module_.offsets_along(batch, paths, generator)
+                said = (read,) if offset is None else (read, offset[:, which, step])
+                if how == "mean":
+                    frames = core.mean(*said).mean(0)
+                else:
+                    frames = sample(core.decode(*(v[0] for v in said)), generator)
                 values = torch.zeros_like(batch.x).index_put((which, step), frames)
                 data.unbatch(batch, values, filled)
         return table(X, np.where(np.isnan(out), self.in_units(filled), out))
@@ -202,7 +207,8 @@ def roll_on(
     path = []
     for u in future:
         state = model.ahead(state, u, generator)
-        x = sample(model.core.decode(model.read_after(x, observed, state[0])), generator)
+        read, offset = model.read_after(x, observed, state[0]), model.offsets_at(state)
+        x = sample(model.core.decode(read, offset), generator)
         observed = torch.ones_like(x, dtype=torch.bool)
         path.append(x)
         if states is not None and states.reads_z:

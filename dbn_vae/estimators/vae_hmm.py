@@ -44,6 +44,8 @@ class VAEHMM(DeepStateEstimator):
             the bound "sampled" or "analytic" (models.SampledVAEHMM, MeanFieldVAEHMM), to compare with.
         top_k: in training and in scores decode z of the so many likeliest states of each frame only: lower bounds, at a
             cost that does not grow with K; for inference="exact".
+        state_offset: every state has numbers of its own that are added to the decoder's outputs. They say what its
+            frames have in common, and z is left with what varies within it.
         n_init: starts of that classical HMM.
         others: see DeepStateEstimator and DeepEstimator.
 
@@ -60,6 +62,7 @@ class VAEHMM(DeepStateEstimator):
     covariance: str = "diag"
     inference: str = "exact"
     top_k: int | None = None
+    state_offset: bool = False
     n_init: int = 4
     algorithm: str = "viterbi"
     max_length: int | None = 200
@@ -79,15 +82,16 @@ class VAEHMM(DeepStateEstimator):
         require_choice(spreads, covariance=self.covariance)
         require_choice(("exact", "sampled", "analytic"), inference=self.inference)
         parts = core, self.chain(), torch.zeros(K, Z), spreads[self.covariance]
+        offset = torch.zeros(K, core.likelihood.n_outputs(core.n_observed)) if self.state_offset else None
         if self.n_clip_latent:
             self.require_lone_clip()
             return ClipVAEHMM(*parts)
         if self.inference == "exact":
             require_at_least(1, top_k=K if self.top_k is None else self.top_k)
-            return Model(*parts, top_k=self.top_k)
+            return Model(*parts, offset, self.top_k)
         if self.top_k is not None:
             raise ValueError(f"top_k={self.top_k} beside inference={self.inference!r}; it is for 'exact'")
-        return (SampledVAEHMM if self.inference == "sampled" else MeanFieldVAEHMM)(*parts)
+        return (SampledVAEHMM if self.inference == "sampled" else MeanFieldVAEHMM)(*parts, offset)
 
     def require_lone_clip(self) -> None:
         """Raise ValueError for options that a model with a latent of the clip does not have."""
@@ -95,6 +99,7 @@ class VAEHMM(DeepStateEstimator):
             "covariance": "diag",
             "inference": "exact",
             "top_k": None,
+            "state_offset": False,
             "durations": None,
             "core": None,
         }

@@ -71,8 +71,8 @@ def _(model: VAEHMM, batch: Batch) -> Tensor:
     """Σ_k gamma_t(k) KL(q(z_t | s_t = k) ‖ N(μ_k, V_k)), gamma under the evidence; NaN where latents are correlated."""
     if not model.diagonal:
         return kl_by_dimension.dispatch(LatentModel)(model, batch)
-    evidence = model.core.evidence(batch.x, batch.observed)
-    gamma = model.verbs.smooth(model.chain_of(model.log_evidence(evidence), batch)).gamma
+    evidence, _, chain = model.posterior(batch)
+    gamma = model.verbs.smooth(chain).gamma
     return (gamma[..., None] * kl_divergence(model.responses(evidence), model.components())).sum(-2)
 
 

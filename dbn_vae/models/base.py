@@ -150,6 +150,14 @@ class LatentModel(Model):
         """The same of whole paths (..., B, T, Z)."""
         return z
 
+    def offsets_along(self, batch: Batch, z: Tensor, generator: Generator) -> Tensor | None:
+        """What is added to the decoder's outputs along paths (S, B, T, Z), (S, B, T, P), where states drawn say it."""
+        return None
+
+    def offsets_at(self, state: Particles) -> Tensor | None:
+        """The same of particles that `ahead` has drawn: (S, B, P)."""
+        return None
+
     def reconstruct(self, batch: Batch) -> Tensor:
         """E p(x_t | z_t) at the latents: (B, T, D), missing entries filled in."""
         return self.core.mean(self.read_along(batch, self.latents(batch)))

@@ -150,12 +150,12 @@ class CoreGivenW(AEVB):
         h, J = self.whole.evidence(x[..., : self.n_observed], observed[..., : self.n_observed])
         return Evidence(h[..., : self.n_latent], J[..., : self.n_latent])
 
-    def log_likelihood(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+    def log_likelihood(self, x: Tensor, observed: Tensor, z: Tensor, offset: Tensor | None = None) -> Tensor:
         D = self.n_observed
         w = x[..., D:].expand(*z.shape[:-1], -1)
-        return self.whole.log_likelihood(x[..., :D], observed[..., :D], torch.cat([z, w], -1))
+        return self.whole.log_likelihood(x[..., :D], observed[..., :D], torch.cat([z, w], -1), offset)
 
-    def decode(self, z: Tensor) -> Distribution:
+    def decode(self, z: Tensor, offset: Tensor | None = None) -> Distribution:
         raise NotImplementedError("without w there is no frame: decode (z, w) by the whole core")
 
 

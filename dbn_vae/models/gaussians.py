@@ -18,6 +18,7 @@ from torch.distributions import MultivariateNormal, Normal
 from dbn_vae.distributions import Evidence, kl_normal, log_normal, noise, normal, posterior
 
 Gaussian = Normal | MultivariateNormal
+N_POINTS = 32  # of the integral over z when states are decoded
 
 
 def dense(mean: Tensor, scale_tril: Tensor) -> MultivariateNormal:
@@ -76,6 +77,13 @@ def place(p: Gaussian, epsilon: Tensor) -> Tensor:
 def draw(p: Gaussian, generator: torch.Generator | None, n: tuple[int, ...] = ()) -> Tensor:
     """z ~ p: n + shape, differentiable in the parameters."""
     return place(p, noise(n + tuple(p.mean.shape), p.mean, generator))
+
+
+def fixed_points(like: Tensor) -> Tensor:
+    """N_POINTS standard normal points in Z dimensions, in pairs z, −z, the same at every call: (N_POINTS, Z)."""
+    always = torch.Generator().manual_seed(0)
+    half = noise((N_POINTS // 2, like.shape[-1]), like, always)
+    return torch.cat([half, -half])
 
 
 def chosen(p: Gaussian, states: Tensor) -> Gaussian:

@@ -2,7 +2,12 @@
 
     p(s, z, x) = π(s_1) Π A(s_{t-1}, s_t) · Π N(z_t; μ_{s_t}, Σ_{s_t}) · Π p_θ(x_t | z_t)
 
-Σ_k is diagonal, any matrix, or one matrix for all states.
+Σ_k is diagonal, any matrix, or one matrix for all states.  With offsets b_k a state also says something of x itself,
+
+    p(x_t | z_t, s_t = k),   the decoder's outputs (natural parameters) at z_t, plus b_k,
+
+so that z is left with what varies within a state; where the decoder is silent this is the HMM whose emissions b are.
+Then log p(x | z) = FWD(π, A, log p(z_t | k) + log p(x_t | z_t, k)) − FWD(π, A, log p(z_t | k)).
 """
 
 from abc import abstractmethod
@@ -31,13 +36,22 @@ class HMMPrior(StateModel, LatentModel):
         transition: the chain over K states, Markov or semi-Markov.
         mean: (K, Z) of the components p(z_t | s_t = k).
         variance: theirs (K, Z), or matrices (K, Z, Z), or the one matrix (1, Z, Z) that all states share.
+        offset: b (K, P) of the decoder's P outputs; None: p(x | z) is the same in all states.
     """
 
-    def __init__(self, core: AEVB, transition: Transition, mean: Tensor, variance: Tensor) -> None:
+    def __init__(
+        self,
+        core: AEVB,
+        transition: Transition,
+        mean: Tensor,
+        variance: Tensor,
+        offset: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.core, self.transition = core, transition
         self.n_components = transition.n_components
         self.mean = nn.Parameter(mean.clone())
+        self.offset = None if offset is None else nn.Parameter(offset.clone())
         self.diagonal = variance.dim() == 2
         if self.diagonal:
             self.log_scale = nn.Parameter(0.5 * variance.log())
@@ -89,6 +103,23 @@ class HMMPrior(StateModel, LatentModel):
         potential = log_density(z[..., None, :], self.components())
         return sum_out_states(self.transition, potential, batch)
 
+    def log_likelihoods(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        """log p(x_t | z_t, s_t = k): (..., Z) to (..., K), or to (..., 1) where it is the same in all states."""
+        if self.offset is None:
+            return self.core.log_likelihood(x, observed, z)[..., None]
+        return self.core.log_likelihood(x[..., None, :], observed[..., None, :], z[..., None, :], self.offset)
+
+    def log_joints(self, x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        """log p(x_t, z_t | s_t = k): (..., Z) to (..., K)."""
+        return log_density(z[..., None, :], self.components()) + self.log_likelihoods(x, observed, z)
+
+    def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
+        """log p(x_{1:T} | z_{1:T}), states summed out: (S, B, T, Z) to (S, B)."""
+        if self.offset is None:
+            return super().log_likelihood(batch, z)
+        joint = self.log_joints(batch.x, batch.observed, z)
+        return sum_out_states(self.transition, joint, batch) - self.log_prior(batch, z)
+
     @abstractmethod
     def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """Of t and log p(s_t = k | z_{1:t-1}) (S, B, K): z_t ~ q (S, B, Z) and log q (S, B)."""
@@ -107,20 +138,48 @@ class HMMPrior(StateModel, LatentModel):
             else:
                 belief = states.begin(n_samples, batch)
             z, log_q = propose(t, states.states(belief) + known[:, t])
-            log_p, belief = states.update(
-                belief, known[:, t] + log_density(z[..., None, :], self.components())
-            )
-            return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_q
+            seen = self.log_joints(batch.x[:, t], batch.observed[:, t], z)
+            log_p, belief = states.update(belief, known[:, t] + seen)
+            return (z, belief), log_p - log_q
 
         return advance
 
     def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
         states = self.belief()
         belief = states.predict(state[1], state[0], inputs)
-        return drawn_ahead(states, belief, self.components(), generator)
+        return drawn_ahead(states, belief, self.components(), generator, keep=self.offset is not None)
 
     def later(self, batch: Batch) -> Later:
-        return later_with_states(self.belief(), batch, lambda z: self.components())
+        def log_p(t: int, z: Tensor, then: Tensor) -> Tensor:
+            return self.log_joints(batch.x[:, t + 1], batch.observed[:, t + 1], then)
+
+        return later_with_states(self.belief(), batch, log_p)
+
+    def offset_of(self, states: Tensor) -> Tensor | None:
+        """b of states (...): (..., P)."""
+        return None if self.offset is None else self.offset[states]
+
+    def offsets_along(self, batch: Batch, z: Tensor, generator: Generator) -> Tensor | None:
+        """Of states drawn given x and z."""
+        if self.offset is None:
+            return None
+        joint = self.log_joints(batch.x, batch.observed, z)
+        drawn = [self.verbs.sample(self.chain_of(each, batch), 1, generator)[0] for each in joint]
+        return self.offset_of(torch.stack(drawn).clamp_min(0))
+
+    def offsets_at(self, state: Particles) -> Tensor | None:
+        return self.offset_of(self.belief().states(state[1]).argmax(-1))
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """E p(x_t | z_t, s_t) at the latents, over the states given x: (B, T, D), missing entries filled in."""
+        if self.offset is None:
+            return super().reconstruct(batch)
+        z, gamma, total = self.latents(batch), self.smooth(batch).gamma, torch.zeros_like(batch.x)
+        for p, offset in zip(
+            gamma.unbind(-1), self.offset, strict=True
+        ):  # one at a time: frames may be pictures
+            total = total + p[..., None] * self.core.mean(z, offset)
+        return total
 
     @torch.no_grad()
     def sample(
@@ -129,4 +188,4 @@ class HMMPrior(StateModel, LatentModel):
         """x (T, D), states (T,) and z (T, Z) of a new sequence, under inputs (T, U) where the chain reads them."""
         states = sample_chain(self.transition, n_steps, generator, inputs).to(self.mean.device)
         z = draw(chosen(self.components(), states[:, None]), generator).squeeze(-2)
-        return sample(self.core.decode(z), generator), states, z
+        return sample(self.core.decode(z, self.offset_of(states)), generator), states, z

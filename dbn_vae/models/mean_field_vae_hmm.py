@@ -3,19 +3,21 @@
     A1  E_{z~q} [ Σ log p(x_t | z_t) + H[q_t] + FWD(π, A, log N(z_t; μ_k, Σ_k)) ]      sampled
     A2  Σ E_q log p(x_t | z_t) + FWD(π, A, −KL(q_t ‖ N(μ_k, Σ_k)))                    analytic
 
-A2 ≤ A1 ≤ log p(x): FWD is convex in its potentials, and A2 takes their expectation first (Jensen).
+A2 ≤ A1 ≤ log p(x): FWD is convex in its potentials, and A2 takes their expectation first (Jensen).  Where states have
+offsets, log p(x_t | z_t, k) stands inside FWD, in A2 its expectation.
 Source of A1: Dong et al. (2020).
 """
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.distributions import Normal
 
 from dbn_vae.aevb import ElboTerms, log_mean_exp
 from dbn_vae.distributions import draw, log_normal, normal, posterior, standard_normal
 from dbn_vae.models.base import Generator
-from dbn_vae.models.gaussians import kl
+from dbn_vae.models.gaussians import N_POINTS, fixed_points, kl, place
 from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Batch
 
@@ -28,10 +30,18 @@ class MeanFieldVAEHMM(HMMPrior):
         return posterior(standard_normal(evidence.h), evidence)
 
     def state_potential(self, batch: Batch) -> Tensor:
-        """−KL(q(z_t | x_t) ‖ N(μ_k, Σ_k))."""
+        """−KL(q(z_t | x_t) ‖ N(μ_k, Σ_k)), with offsets plus E_q log p(x_t | z, k), of the same few points always."""
         q = self.posterior(batch)
-        wide = normal(q.mean[..., None, :], q.scale[..., None, :])
-        return -kl(wide, self.components())
+        if self.offset is None:
+            return -self.cost(q)
+        fit = torch.zeros_like(batch.x[..., :1])
+        for point in fixed_points(q.mean):
+            fit = fit + self.log_likelihoods(batch.x, batch.observed, place(q, point))
+        return fit / N_POINTS - self.cost(q)
+
+    def cost(self, q: Normal) -> Tensor:
+        """KL(q(z_t | x_t) ‖ N(μ_k, Σ_k)): (B, T, K)."""
+        return kl(normal(q.mean[..., None, :], q.scale[..., None, :]), self.components())
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         q = self.posterior(batch)
@@ -42,8 +52,19 @@ class MeanFieldVAEHMM(HMMPrior):
         return self.posterior(batch).mean
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
-        z, _ = self.infer(batch, n_samples, generator)
-        return ElboTerms(self.log_likelihood(batch, z).mean(0), -self.verbs.log_partition(self.chain(batch)))
+        """FWD(π, A, E log p(x_t | z, k) − KL), parted at the states' posterior."""
+        q = self.posterior(batch)
+        z = draw(q, generator, (n_samples,))
+        if self.offset is None:
+            return ElboTerms(
+                self.log_likelihood(batch, z).mean(0), -self.verbs.log_partition(self.chain(batch))
+            )
+        fit = self.log_likelihoods(batch.x, batch.observed, z).mean(0)
+        chain = self.chain_of(fit - self.cost(q), batch)
+        with torch.no_grad():
+            gamma = self.verbs.smooth(chain).gamma
+        expected = (gamma * fit).sum((-2, -1))
+        return ElboTerms(expected, expected - self.verbs.log_partition(chain))
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         return self.elbo(batch, generator=generator).weighted(beta)

@@ -152,23 +152,29 @@ def belief_in(transition: Transition) -> Belief:
     return StaysBelief(transition) if isinstance(transition, SemiMarkov) else ChainBelief(transition)
 
 
-def drawn_ahead(states: Belief, belief: Tensor, each: Gaussian, generator: Generator) -> Particles:
+def drawn_ahead(
+    states: Belief, belief: Tensor, each: Gaussian, generator: Generator, keep: bool = False
+) -> Particles:
     """A step of the prior, given the belief predicted: z_{t+1} from Σ_k p(s_{t+1} = k) p(z_{t+1} | z_t, k).
 
     each: p(z_{t+1} | z_t, s_{t+1} = k), (..., K, Z).
+    keep: the belief is that of the state drawn, for x to be drawn in it; otherwise states stay summed out.
     """
     drawn = sample(Categorical(logits=states.states(belief)), generator).long()
     z = draw(chosen(each, drawn[..., None]), generator).squeeze(-2)
+    if keep:
+        other = torch.arange(len(states.end), device=z.device) != drawn[..., None]
+        return z, states.update(belief, belief.new_zeros(other.shape).masked_fill(other, -torch.inf))[1]
     return z, states.update(belief, log_density(z[..., None, :], each))[1]
 
 
-def later_with_states(states: Belief, batch: Batch, each: Callable[[Tensor], Gaussian]) -> Later:
-    """each: p(z_{t+1} | z_t, s_{t+1} = k) of z_t, (..., Z) to (..., K, Z)."""
+def later_with_states(states: Belief, batch: Batch, log_p: Callable[[int, Tensor, Tensor], Tensor]) -> Later:
+    """log_p: log p(z_{t+1}, x_{t+1} | z_t, s_{t+1} = k), up to a constant, of t, z_t and z_{t+1} (..., Z): (..., K)."""
     end = states.end
     known = known_states(batch, len(end))
 
     def step(t: int, z: Tensor, then: Tensor, more: Tensor) -> Tensor:
-        log_p = log_density(then[..., None, :], each(z)) + known[:, t + 1]
-        return states.back(log_p, more, z, inputs_at(batch, t + 1))
+        seen = log_p(t, z, then) + known[:, t + 1]
+        return states.back(seen, more, z, inputs_at(batch, t + 1))
 
     return Later(end, step)

@@ -190,7 +190,10 @@ class SwitchingDMM(StateModel, LatentModel):
         return drawn_ahead(states, states.predict(state[1], z, inputs), self.move(z), generator)
 
     def later(self, batch: Batch) -> Later:
-        return later_with_states(self.belief(), batch, self.move)
+        def log_p(t: int, z: Tensor, then: Tensor) -> Tensor:
+            return log_normal(then[..., None, :], self.move(z))
+
+        return later_with_states(self.belief(), batch, log_p)
 
     @torch.no_grad()
     def sample(

@@ -7,7 +7,8 @@
     q(z_t | s_t = k) = N(m_tk, S_tk),   S = (Λ_k + J_t)⁻¹,   m = S (Λ_k μ_k + h_t),   Λ = Σ⁻¹,
     log c_t(k) = log ∫ N(z; μ_k, Σ_k) psi_t(z) dz = ½ (gᵀ S g − μᵀ Λ μ) − ½ log |I + Σ J|,   g = Λ μ + h,
 
-and q(s) is the chain (π, A, log c): states and latents inform each other.
+and q(s) is the chain (π, A, log c): states and latents inform each other.  Where states have offsets, what these say
+of x stands beside psi, e_t(k) = p(x_t | z̄_t, s_t = k) at the mean z̄_t of m_tk by c_t(k), and q(s) is (π, A, log c e).
 
 Training uses that the model *is* an HMM whose emission density is an integral, p(x_t | s_t = k) =
 ∫ N(z; μ_k, Σ_k) p(x_t | z) dz.  With importance samples z_tks ~ N(m_tk, S_tk) inside every emission,
@@ -27,12 +28,16 @@ from torch.distributions import Categorical
 
 from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.distributions import Evidence, noise, sample
+from dbn_vae.inference import Chain
 from dbn_vae.models.base import Generator, padded, real_frames
+from dbn_vae.models.chains import sum_out_states
 from dbn_vae.models.gaussians import (
+    N_POINTS,
     Gaussian,
     at_step,
     chosen,
     draw,
+    fixed_points,
     log_density,
     log_integral,
     meet,
@@ -42,7 +47,6 @@ from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
-N_POINTS = 32  # of the integral over z when states are decoded
 MAX_VALUES = 2**21  # numbers of z, or of x decoded from it, that the samples of a bound are held in at once
 
 
@@ -55,9 +59,15 @@ class VAEHMM(HMMPrior):
     reparameterized = False  # infer draws states
 
     def __init__(
-        self, core: AEVB, transition: Transition, mean: Tensor, variance: Tensor, top_k: int | None = None
+        self,
+        core: AEVB,
+        transition: Transition,
+        mean: Tensor,
+        variance: Tensor,
+        offset: Tensor | None = None,
+        top_k: int | None = None,
     ) -> None:
-        super().__init__(core, transition, mean, variance)
+        super().__init__(core, transition, mean, variance, offset)
         self.top_k = top_k
 
     def responses(self, evidence: Evidence) -> Gaussian:
@@ -67,6 +77,19 @@ class VAEHMM(HMMPrior):
     def log_evidence(self, evidence: Evidence) -> Tensor:
         """log c_t(k): (B, T, K)."""
         return log_integral(self.components(), for_each_state(evidence))
+
+    def tilt(self, x: Tensor, observed: Tensor, evidence: Evidence) -> Tensor:
+        """log e_t(k): (B, T, K); 0 without offsets."""
+        if self.offset is None:
+            return torch.zeros_like(x[..., :1])
+        share = self.log_evidence(evidence).softmax(-1)
+        return self.log_likelihoods(x, observed, (share[..., None] * self.responses(evidence).mean).sum(-2))
+
+    def posterior(self, batch: Batch) -> tuple[Evidence, Tensor, Chain]:
+        """psi, log e, and the chain of q(s)."""
+        evidence = self.core.evidence(batch.x, batch.observed)
+        tilt = self.tilt(batch.x, batch.observed, evidence)
+        return evidence, tilt, self.chain_of(self.log_evidence(evidence) + tilt, batch)
 
     def state_potential(self, batch: Batch) -> Tensor:
         """log p(x_t | s_t = k), estimated with the same few fixed points for every frame: deterministic.
@@ -79,28 +102,32 @@ class VAEHMM(HMMPrior):
         p, q = self.components(), self.responses(self.core.evidence(x, observed))
         total = torch.full_like(q.mean[..., 0], -torch.inf)
         for point in fixed_points(q.mean):  # one at a time: (N, K, D) is memory enough
-            total = torch.logaddexp(total, self.log_weight(x, observed, p, q, place(q, point), 1.0))
+            log_w = self.log_weight(x, observed, p, q, place(q, point), 1.0, self.offset)
+            total = torch.logaddexp(total, log_w)
         return padded(total - math.log(N_POINTS), which, step, batch)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Paths s by backward sampling, then z_t | s_t; q(z) = p(z) Π psi_t(z_t) / Z in closed form.
+        """Paths s by backward sampling, then z_t | s_t; q(z) = Σ_s p(s, z) Π psi_t(z_t) e_t(s_t) / Z in closed form.
 
         Not reparameterised: for evaluation, not for gradients of q.
         """
-        evidence = self.core.evidence(batch.x, batch.observed)
-        chain = self.chain_of(self.log_evidence(evidence), batch)
+        evidence, tilt, chain = self.posterior(batch)
         states = self.verbs.sample(chain, n_samples, generator).clamp_min(0)  # (S, B, T)
         q = self.responses(evidence)
         z = draw(chosen(q, states[..., None]), generator).squeeze(-2)
         log_psi = (evidence.log_psi(z) * batch.mask).sum(-1)
-        return z, self.log_prior(batch, z) + log_psi - self.verbs.log_partition(chain)
+        potential = log_density(z[..., None, :], self.components()) + tilt
+        log_p = sum_out_states(self.transition, potential, batch)
+        return z, log_p + log_psi - self.verbs.log_partition(chain)
 
     def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
-        """q ∝ Σ_k p(s_t = k | z_{1:t-1}) N(z; μ_k, Σ_k) psi_t(z), a mixture in closed form."""
+        """q ∝ Σ_k p(s_t = k | x_{1:t-1}, z_{1:t-1}) N(z; μ_k, Σ_k) psi_t(z) e_t(k), a mixture in closed form."""
         evidence = self.core.evidence(batch.x, batch.observed)
         log_c, q = self.log_evidence(evidence), self.responses(evidence)
+        tilt = self.tilt(batch.x, batch.observed, evidence)
 
         def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
+            predicted = predicted + tilt[:, t]
             joint = predicted + log_c[:, t]
             states = sample(Categorical(logits=possible(joint)), generator).long()
             z = draw(chosen(at_step(q, t), states[..., None]), generator).squeeze(-2)
@@ -112,18 +139,18 @@ class VAEHMM(HMMPrior):
 
     def latents(self, batch: Batch) -> Tensor:
         """E_q z_t = Σ_k gamma_t(k) m_tk."""
-        evidence = self.core.evidence(batch.x, batch.observed)
-        gamma = self.verbs.smooth(self.chain_of(self.log_evidence(evidence), batch)).gamma
-        return (gamma[..., None] * self.responses(evidence).mean).sum(-2)
+        evidence, _, chain = self.posterior(batch)
+        return (self.verbs.smooth(chain).gamma[..., None] * self.responses(evidence).mean).sum(-2)
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
-        """L = log Z + Σ_t Σ_k gamma_t(k) { E log p(x_t | z) − E log psi_t(z) }.
+        """L = log Z + Σ_t Σ_k gamma_t(k) { E log p(x_t | z, k) − E log psi_t(z) − log e_t(k) }.
 
         Its gradient needs that of gamma, the second derivative of log Z: exact, but slow.  Training ascends
         `objective`, which is tighter and needs only the first.
         """
         evidence = self.core.evidence(batch.x, batch.observed)
-        potential = self.log_evidence(evidence)
+        tilt = self.tilt(batch.x, batch.observed, evidence)
+        potential = self.log_evidence(evidence) + tilt
         chain = self.chain_of(potential, batch)
         log_z = self.verbs.log_partition(chain)
         if log_z.requires_grad:
@@ -133,10 +160,10 @@ class VAEHMM(HMMPrior):
         q = self.responses(evidence)
         z = draw(q, generator, (n_samples,))
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
-        fit = self.core.log_likelihood(x, observed, z).mean(0)
+        fit = self.core.log_likelihood(x, observed, z, self.offset).mean(0)
         second = q.mean.square() + q.variance
         log_psi = evidence.h[..., None, :] * q.mean - 0.5 * evidence.J[..., None, :] * second
-        expected_psi = (gamma * log_psi.sum(-1)).sum((-2, -1))
+        expected_psi = (gamma * (log_psi.sum(-1) + tilt)).sum((-2, -1))
         return ElboTerms((gamma * fit).sum((-2, -1)), expected_psi - log_z)
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
@@ -157,17 +184,19 @@ class VAEHMM(HMMPrior):
         x, observed = batch.x[which, step], batch.observed[which, step]
         evidence = self.core.evidence(x, observed)
         p, q = self.components(), self.responses(evidence)
+        offset: Tensor | None = self.offset
         kept = None
         if self.top_k is not None:
-            log_c = padded(self.log_evidence(evidence), which, step, batch)
-            kept = self.likeliest(log_c, batch, self.top_k)[which, step]
-            p, q = chosen(p, kept), chosen(q, kept)
+            with torch.no_grad():
+                log_q = self.log_evidence(evidence) + self.tilt(x, observed, evidence)
+            kept = self.likeliest(padded(log_q, which, step, batch), batch, self.top_k)[which, step]
+            p, q, offset = chosen(p, kept), chosen(q, kept), self.offset_of(kept)
         at_once = max(1, MAX_VALUES // (q.mean[..., 0].numel() * max(q.mean.shape[-1], x.shape[-1])))
         parts = []
         for first in range(0, n_samples, at_once):  # all S samples together may fill memory
             shape = min(at_once, n_samples - first), *batch.mask.shape, *q.mean.shape[1:]
             z = place(q, noise(shape, q.mean, generator)[:, which, step])  # (s, N, K, Z)
-            parts.append(self.log_weight(x, observed, p, q, z, beta).logsumexp(0))
+            parts.append(self.log_weight(x, observed, p, q, z, beta, offset).logsumexp(0))
         potential = torch.stack(parts).logsumexp(0) - math.log(n_samples)
         if kept is not None:
             nothing = potential.new_full((len(kept), self.n_components), -torch.inf)
@@ -177,7 +206,7 @@ class VAEHMM(HMMPrior):
 
     @torch.no_grad()
     def likeliest(self, log_c: Tensor, batch: Batch, n: int) -> Tensor:
-        """The n states of largest gamma under log c (B, T, K) at every step, in their order: (B, T, n).
+        """The n states of largest gamma under potentials (B, T, K) at every step, in their order: (B, T, n).
 
         The most probable path is always among them, so that some path is possible whatever A forbids.
         """
@@ -188,23 +217,23 @@ class VAEHMM(HMMPrior):
         return kept
 
     def log_weight(
-        self, x: Tensor, observed: Tensor, p: Gaussian, q: Gaussian, z: Tensor, beta: float
+        self,
+        x: Tensor,
+        observed: Tensor,
+        p: Gaussian,
+        q: Gaussian,
+        z: Tensor,
+        beta: float,
+        offset: Tensor | None,
     ) -> Tensor:
-        """log p(x_t | z) − β log q(z | s_t) / p(z | s_t) of N frames: (..., N, K, Z) to (..., N, K)."""
+        """log p(x_t | z, s_t) − β log q(z | s_t) / p(z | s_t) of N frames: (..., N, K, Z) to (..., N, K)."""
         cost = log_density(z, q) - log_density(z, p)
-        return self.core.log_likelihood(x[:, None], observed[:, None], z) - beta * cost
+        return self.core.log_likelihood(x[:, None], observed[:, None], z, offset) - beta * cost
 
 
 def for_each_state(evidence: Evidence) -> Evidence:
     """(..., Z) as (..., 1, Z): it meets K components."""
     return Evidence(evidence.h[..., None, :], evidence.J[..., None, :])
-
-
-def fixed_points(like: Tensor) -> Tensor:
-    """N_POINTS standard normal points in Z dimensions, in pairs z, −z, the same at every call: (N_POINTS, Z)."""
-    always = torch.Generator().manual_seed(0)
-    half = noise((N_POINTS // 2, like.shape[-1]), like, always)
-    return torch.cat([half, -half])
 
 
 def possible(logits: Tensor) -> Tensor:

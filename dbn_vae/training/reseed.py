@@ -127,6 +127,8 @@ def _(model: HMMPrior, state: int, alive: list[int], frames: Frames, generator: 
         model.log_scale[state] = torch.maximum(own.std(0, correction=0), typical / 10).log()
     elif len(model.factor) > 1:
         model.factor[state] = model.factor[alive].mean(0)
+    if model.offset is not None:
+        model.offset[state] = model.offset[alive].mean(0)
     return True
 
 

@@ -193,3 +193,31 @@ def test_decoding_the_likeliest_states_alone_lowers_a_score_a_little() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             VAEHMM(4, 1, **TINY | wrong).fit(X)
+
+
+@pytest.mark.parametrize("inference", ["exact", "sampled", "analytic"])
+def test_offsets_of_states_begin_as_nothing_and_are_learnt(inference: str, tmp_path: Any) -> None:
+    """Two chords, the notes of each louder or fainter together."""
+    rng = np.random.default_rng(0)
+    states = np.repeat(rng.integers(0, 2, (20, 3)), 6, axis=1)
+    chords = np.array([[3.0, 3, -3, -3, 0, 0], [-3.0, -3, 3, 3, 0, 0]])
+    logits = chords[states] + 2 * rng.normal(size=(20, 18, 1))
+    X = (rng.random((20, 18, 6)) < 1 / (1 + np.exp(-logits))).astype(float)
+    X[0, 3] = X[1, 2, 4] = np.nan
+    options = TINY | {"likelihood": "bernoulli", "inference": inference, "n_samples": 20}
+    plain, before = (
+        VAEHMM(2, 1, state_offset=on, **options | {"n_updates": 0}).fit(X) for on in (False, True)
+    )
+    assert before.score(X) == pytest.approx(plain.score(X), rel=1e-5)
+    assert_allclose(before.reconstruct(X), plain.reconstruct(X), atol=1e-5)
+    longer = {"n_updates": 60, "learning_rate": 0.1, "n_pretrain": 60}
+    model = VAEHMM(2, 1, state_offset=True, **options | longer).fit(X)
+    assert model.module_.offset.abs().max() > 0.1
+    model.save(tmp_path / "m.dbn")
+    again = load(tmp_path / "m.dbn")
+    assert again.score(X) == pytest.approx(model.score(X), rel=1e-6)
+    assert_allclose(again.reconstruct(X), model.reconstruct(X), atol=1e-6)
+    with pytest.raises(NotImplementedError, match="inverse_transform is not offered with state_offset=True"):
+        model.inverse_transform(model.transform(X))
+    with pytest.raises(ValueError, match="state_offset=True beside n_clip_latent=1"):
+        VAEHMM(2, 1, n_clip_latent=1, state_offset=True, **TINY).fit(X)

@@ -158,9 +158,14 @@ def log_p_given_path(batch: Batch, b: int, Z: int, mean: Tensor, covariance: Ten
 
 
 def log_p_frames(
-    batch: Batch, Z: int, K: int | None = None, covariance: str = "diag", chain: Transition | None = None
+    batch: Batch,
+    Z: int,
+    K: int | None = None,
+    covariance: str = "diag",
+    chain: Transition | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
-    """The static VAE's (K None), or the VAE-HMM's summed over paths."""
+    """The static VAE's (K None), or the VAE-HMM's summed over paths; offset: (K, D), added to x by states."""
     first = (torch.zeros(1, Z).double(), torch.eye(Z).double()[None])
     if K is not None:
         first = spread(K, Z, covariance)[::2]
@@ -168,7 +173,8 @@ def log_p_frames(
     for b, T in enumerate(batch.lengths.tolist()):
         for t in range(T):
             for k, (m, V) in enumerate(zip(*first, strict=True)):
-                one = batch.x[b, t : t + 1], batch.observed[b, t : t + 1].any(-1)
+                x = batch.x[b, t : t + 1] - (0 if offset is None else offset[k])
+                one = x, batch.observed[b, t : t + 1].any(-1)
                 potential[b, t, k] = dense_gaussian_log_prob(*one, m[None], V[None, :, None], DECODERS[Z])
     transition = chain or (chain_over if batch.inputs is None else driven_chain)(len(first[0]))
     if batch.labels is not None:
@@ -335,6 +341,26 @@ for _covariance in ("full", "tied"):
             return model, batch, log_p_frames(batch, 2, 3, covariance)
 
 
+OFFSET = table([[0.9, -0.6], [0.0, 0.4], [-0.7, 0.2]])
+
+
+def offset_of_outputs(offset: Tensor) -> Tensor:
+    """What moves the means alone: the decoder's other outputs are for σ."""
+    return torch.cat([offset, torch.zeros_like(offset)], 1)
+
+
+@at_the_truth("VAEHMM-offset")
+def _():
+    """The same offset in all states, which the encoder can know of: the true evidence is that of x − b."""
+    batch, model = short_batch(2), VAEHMM(linear_core(1), chain_over(3), *components(3, 1))
+    same = OFFSET[:1].expand(3, 2)
+    model.offset = torch.nn.Parameter(offset_of_outputs(same))
+    (encoder,) = model.core.encoder
+    with torch.no_grad():
+        encoder.bias[:1] -= encoder.weight[:1] @ same[0]
+    return model, batch, log_p_frames(batch, 1, 3, offset=same)
+
+
 @at_the_truth("VAEHMM-labelled")
 def _():
     batch = short_batch(3, LABELS)
@@ -461,6 +487,23 @@ for _name in ("PerStep", "Filtering", "Product", "STL", "STR", "STLR"):
         model = SwitchingDMM(linear_core(1, 0.6), chain_over(2), moves, recognition(name, 1))
         start_at(model, 2, differ=True)
         return model, batch, log_p_walk(batch, model)
+
+
+for _kind in (VAEHMM, SampledVAEHMM, MeanFieldVAEHMM):
+    for _labels in (None, LABELS):
+
+        @elsewhere(f"{_kind.__name__}-offset" + ("-labelled" if _labels else ""))
+        def _(kind=_kind, labels=_labels):
+            batch = short_batch(2, labels)
+            model = kind(linear_core(1, 0.6), chain_over(3), *components(3, 1), offset_of_outputs(OFFSET))
+            return model, batch, log_p_frames(batch, 1, 3, offset=OFFSET)
+
+
+@elsewhere("VAEHMM-offset-stays")
+def _():
+    batch, chain = short_batch(2, [-1, -1, 0, -1, -1, -1]), stays_over(3)
+    model = VAEHMM(linear_core(1, 0.6), chain, *components(3, 1), offset_of_outputs(OFFSET))
+    return model, batch, log_p_frames(batch, 1, 3, chain=chain, offset=OFFSET)
 
 
 INPUTS = normals(6, 2, seed=62)
@@ -623,13 +666,13 @@ def test_importance_bounds_rise_towards_log_p(name):
 @every_model_elsewhere
 @torch.no_grad()
 def test_estimators_a_and_b_have_one_mean(name):
-    """Of MeanFieldVAEHMM B is another, lower bound: A2 ≤ A1."""
+    """Of MeanFieldVAEHMM B is another, lower bound, A2 ≤ A1; so it is of a VAEHMM whose offsets tell s given z."""
     model, batch, _ = ELSEWHERE[name]()
     n = 20 if isinstance(model, StateModel) else 500
     a = torch.stack([model.elbo_sampled(batch, n, seeded(i)).elbo for i in range(30)])
     b = torch.stack([model.elbo(batch, n, seeded(1000 + i)).elbo for i in range(30)])
     error = ((a.var(0) + b.var(0)) / 30).sqrt()
-    if type(model) is MeanFieldVAEHMM:
+    if type(model) is MeanFieldVAEHMM or (type(model) is VAEHMM and model.offset is not None):
         assert (b.mean(0) <= a.mean(0) + 4.5 * error).all()
         assert b.mean() < a.mean() - 0.01
     else:
@@ -646,7 +689,8 @@ def test_the_vae_hmms_objective_is_at_least_its_elbo(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["VAEHMM", "VAEHMM-full", "VAEHMM-labelled", "VAEHMM-stays", "VAEHMM-left-right"]
+    "name",
+    ["VAEHMM", "VAEHMM-full", "VAEHMM-labelled", "VAEHMM-offset", "VAEHMM-stays", "VAEHMM-left-right"],
 )
 @torch.no_grad()
 def test_the_bound_over_the_likeliest_states_rises_to_the_whole_one(name):
@@ -700,9 +744,9 @@ def test_a_bound_is_the_same_however_many_samples_are_held_at_once(top_k, monkey
     states, shown = top_k or 3, []
     log_likelihood = model.core.log_likelihood
 
-    def watched(x: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+    def watched(x: Tensor, observed: Tensor, z: Tensor, offset: Tensor | None) -> Tensor:
         shown.append(tuple(z.shape))
-        return log_likelihood(x, observed, z)
+        return log_likelihood(x, observed, z, offset)
 
     monkeypatch.setattr(model.core, "log_likelihood", watched)
     bounds = []
@@ -953,6 +997,14 @@ MODELS: dict[str, Callable[[], Model]] = {
     "VAEHMM-full": lambda: VAEHMM(deep_core(), chain_over(3), *spread(3, 2, "full")[:2]),
     "SampledVAEHMM": lambda: SampledVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
     "MeanFieldVAEHMM": lambda: MeanFieldVAEHMM(deep_core(), chain_over(3), *GAUSSIAN),
+    "VAEHMM-offset": lambda: VAEHMM(deep_core(), chain_over(3), *GAUSSIAN, normals(3, 4, seed=13)),
+    "VAEHMM-offset-top": lambda: VAEHMM(deep_core(), chain_over(3), *GAUSSIAN, normals(3, 4, seed=13), 2),
+    "SampledVAEHMM-offset": lambda: SampledVAEHMM(
+        deep_core(), chain_over(3), *GAUSSIAN, normals(3, 4, seed=13)
+    ),
+    "MeanFieldVAEHMM-offset": lambda: MeanFieldVAEHMM(
+        deep_core(), chain_over(3), *GAUSSIAN, normals(3, 4, seed=13)
+    ),
     "DMM-PerStep": lambda: dmm(PerStep),
     "DMM-Filtering": lambda: dmm(Filtering),
     "DMM-Linear": lambda: dmm(Filtering, lambda: Linear(2)),
