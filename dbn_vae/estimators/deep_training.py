@@ -24,7 +24,7 @@ from dbn_vae.estimators.base import SequenceEstimator, require_at_least
 from dbn_vae.estimators.diagnostics import Diagnostics, diagnose
 from dbn_vae.estimators.logbook import Logbook, identity_of
 from dbn_vae.estimators.monitor import warn
-from dbn_vae.estimators.recipe import Ascent, Curve, Schedule
+from dbn_vae.estimators.recipe import Ascent, Curve, Limited, Schedule
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.sequences import Sequences
@@ -169,6 +169,10 @@ class DeepTraining(SequenceEstimator):
         if data.labels is not None:
             raise ValueError(f"labels are given, but a {type(self).__name__} has no states: leave them out")
 
+    def limited(self, model: LatentModel) -> Limited | None:
+        """Parameters that the model's own start wants to be moved in small steps."""
+        return None
+
     # -- the steps of training, in their order
 
     def trained_core(self) -> AEVB | None:
@@ -239,6 +243,7 @@ class DeepTraining(SequenceEstimator):
             generator,
             objective=self.training_objective(model),
             rescue=partial(self.rescue, model, train, generator),
+            limited=self.limited(model),
             name=self.bar("joint"),
         )
 

@@ -10,7 +10,7 @@ few numbers of `facts` and `tensors` are everything it knows.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +25,13 @@ from dbn_vae.sequences import Sequences
 from dbn_vae.training.sgvb import Objective, Place, ascend, ramp
 
 LOOKS = 20  # a run
+
+
+class Limited(NamedTuple):
+    """Parameters, and what their step size must not exceed."""
+
+    parameters: Iterable[Tensor]
+    step_size: float
 
 
 class Curve(NamedTuple):
@@ -64,6 +71,7 @@ class Ascent:
         validation: sequences whose bound chooses the best parameters; without them the last are kept.
         objective: what to ascend; the model's own unless given.
         rescue: asked at every look of the first half; mends the model and says of how many states.
+        limited: parameters, and what their step size must not exceed.
         name: of the progress bar; none is shown without it.
     """
 
@@ -77,13 +85,20 @@ class Ascent:
         *,
         objective: Objective | None = None,
         rescue: Callable[[], int] | None = None,
+        limited: Limited | None = None,
         name: str = "",
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
         self.schedule, self.generator = schedule, generator
         self.objective, self.rescue, self.name = objective, rescue, name
+        held = set() if limited is None else {id(p) for p in limited.parameters}
         free = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(free, lr=schedule.learning_rate, fused=True)
+        groups: list[dict[str, Any]] = [{"params": [p for p in free if id(p) not in held], "share": 1.0}]
+        if limited is not None:
+            whole = schedule.learning_rate <= limited.step_size
+            share = 1.0 if whole else limited.step_size / schedule.learning_rate
+            groups.append({"params": [p for p in free if id(p) in held], "share": share})
+        self.optimizer = torch.optim.Adam(groups, lr=schedule.learning_rate, fused=True)
         self.place, self.keeper = Place(), Keeper(model)
         self.curve: list[Curve] = []
         self.recent: list[tuple[float, float]] = []  # objective and gradient norm since the last look
@@ -110,8 +125,8 @@ class Ascent:
             total=last, initial=self.place.update, desc=self.name, disable=not self.name, leave=False
         ) as bar:
             while self.place.update < last and not self.exhausted():
-                for group in self.optimizer.param_groups:
-                    group["lr"] = plan.rate(self.place.update)
+                for group in self.optimizer.param_groups:  # a file of a run brings back the shares as well
+                    group["lr"] = group["share"] * plan.rate(self.place.update)
                 step = next(steps)
                 self.recent.append((step.objective, step.gradient_norm))
                 self.clipped += step.gradient_norm > plan.max_norm

@@ -1,5 +1,6 @@
 """The switching deep Markov model under hmmlearn's verbs."""
 
+import math
 import warnings
 from dataclasses import KW_ONLY, dataclass, field, replace
 
@@ -12,10 +13,11 @@ from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.dmm import recognition_named, transition_named
 from dbn_vae.estimators.emission_hmm import EmissionHMM
 from dbn_vae.estimators.logbook import Logbook
+from dbn_vae.estimators.recipe import Limited
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.switching_dmm import SwitchingDMM as Model
 from dbn_vae.sequences import Sequences
-from dbn_vae.training.dynamics import Start, adopt, autoregression, begun
+from dbn_vae.training.dynamics import Start, adopt, autoregression, begun, small_step
 from dbn_vae.training.initialise import latents
 from dbn_vae.transitions.sticky import sticky
 
@@ -43,6 +45,7 @@ class SwitchingDMM(DeepStateEstimator):
     """
 
     module_: Model = field(init=False)
+    step_size_: float = field(init=False, default=math.inf)  # of the moves at most, as the start has it
 
     n_components: int = 2
     n_latent: int = 4
@@ -84,6 +87,7 @@ class SwitchingDMM(DeepStateEstimator):
     def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
         """From the autoregressive HMM that explains the data best; or break the symmetry between states at random."""
         assert isinstance(model, Model)
+        self.step_size_ = math.inf
         if self.init == "random":
             with torch.no_grad():
                 for parameter in model.moves.parameters():
@@ -94,14 +98,21 @@ class SwitchingDMM(DeepStateEstimator):
             y = replace(data, inputs=None).to(dtype=torch.float64)
         else:
             y = latents(model.core, data, self.frames_at_once)
+        start = self.likeliest_start(y, generator)
+        self.step_size_ = small_step(start)
         adopt(
             model,
-            self.likeliest_start(y, generator),
+            start,
             data,
             generator,
             n_updates=self.n_pretrain * self.tells_frames,
             n_frames=32 * self.batch_size,
         )
+
+    def limited(self, model: LatentModel) -> Limited:
+        """Moves that EM has found: in many columns a full step would be as long as a quiet state's innovation."""
+        assert isinstance(model, Model)
+        return Limited(model.moves.parameters(), self.step_size_)
 
     def likeliest_start(self, y: Sequences, generator: torch.Generator) -> Start:
         """Of all orders that z has room for the one with the highest BIC; strengths have no parameters in it."""

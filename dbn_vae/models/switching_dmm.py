@@ -38,6 +38,7 @@ from dbn_vae.nn import beside
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 from dbn_vae.transitions.input_driven import InputDriven
+from dbn_vae.transitions.linear import Linear, together
 
 
 class SwitchingDMM(StateModel, LatentModel):
@@ -93,6 +94,14 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def move(self, z: Tensor) -> Normal:
         """p(z_t | z_{t-1}, s_t = k): (..., Z) to (..., K, Z)."""
+        return self.mover()(z)
+
+    def mover(self) -> Callable[[Tensor], Normal]:
+        """`move`, for many steps of one path: linear moves take each of them as one product."""
+        linear = [move for move in self.moves if type(move) is Linear]
+        return together(linear) if len(linear) == self.n_components else self.one_by_one
+
+    def one_by_one(self, z: Tensor) -> Normal:
         each = [move(z) for move in self.moves]
         return normal(torch.stack([p.mean for p in each], -2), torch.stack([p.scale for p in each], -2))
 
@@ -104,7 +113,7 @@ class SwitchingDMM(StateModel, LatentModel):
 
     def predictor(self, like: Tensor, batch: Batch) -> Callable[[Tensor | None], Normal]:
         """p(z_t | z_{1:t-1}), its mixture matched in two moments; each call takes the belief in s a step on."""
-        states, steps = self.belief(), count(1)
+        states, move, steps = self.belief(), self.mover(), count(1)
         belief, each = states.begin(len(like), batch), self.initial(like)
 
         def predict(z: Tensor | None) -> Normal:
@@ -112,7 +121,7 @@ class SwitchingDMM(StateModel, LatentModel):
             if z is not None:
                 _, belief = states.update(belief, log_normal(z[..., None, :], each))
                 u = inputs_at(batch, next(steps))
-                belief, each = states.predict(belief, z, u), self.move(z)
+                belief, each = states.predict(belief, z, u), move(z)
             return match_moments(states.states(belief).exp(), each)
 
         return predict
@@ -168,13 +177,13 @@ class SwitchingDMM(StateModel, LatentModel):
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
         """The states are carried as p(s_t | z_{1:t}), exactly (Rao-Blackwell)."""
         context = self.recognition.context(self.core, batch)
-        states, known = self.belief(), known_states(batch, self.n_components)
+        states, move, known = self.belief(), self.mover(), known_states(batch, self.n_components)
         nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
             if t:
                 last, belief = state
-                belief, each = states.predict(belief, last, inputs_at(batch, t)), self.move(last)
+                belief, each = states.predict(belief, last, inputs_at(batch, t)), move(last)
             else:
                 last, belief, each = nowhere, states.begin(n_samples, batch), self.initial(nowhere)
             prediction = match_moments(states.states(belief).exp(), each)
@@ -190,8 +199,10 @@ class SwitchingDMM(StateModel, LatentModel):
         return drawn_ahead(states, states.predict(state[1], z, inputs), self.move(z), generator)
 
     def later(self, batch: Batch) -> Later:
+        move = self.mover()
+
         def log_p(t: int, z: Tensor, then: Tensor) -> Tensor:
-            return log_normal(then[..., None, :], self.move(z))
+            return log_normal(then[..., None, :], move(z))
 
         return later_with_states(self.belief(), batch, log_p)
 

@@ -32,6 +32,7 @@ SHARPNESS = 0.5  # how well a frame tells y_t, in the same unit
 SILENT = -5.0  # raw precision of evidence that says nothing yet
 HEARD = 3.0  # and of evidence that does
 STILL = 0.01  # standard deviation of the steps of u
+SHIFT = 0.25  # of a state's expectation in an update, as a share of its innovations' standard deviation
 IMITATED = 2**11  # frames from which a move that is not linear learns
 
 
@@ -133,6 +134,15 @@ def adopt(
         teach(model.core, data, z, sd, n_updates, n_frames, generator)
     if strong:
         foresee(model, data, z[data.starts, -1], n_updates // 5, generator)
+
+
+def small_step(start: Start) -> float:
+    """A step of every coefficient that shifts no state's expectation by more than SHIFT of its innovations:
+
+    SHIFT · min_kd σ_kd / (1 + p E‖y_t‖_1)
+    """
+    reach = 1 + start.coefficients.shape[1] * start.y.x.abs().sum(1).mean()
+    return SHIFT * float(start.variance.min().sqrt() / reach)
 
 
 def path(start: Start, strong: bool, n_latent: int, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ Where inputs drive it, z_{t-1} stands for (z_{t-1}, u_t), u_t being the input of
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,3 +27,17 @@ class Linear(Conditional):
         variance = F.softplus(self.raw_variance) + 1e-8
         mean = context @ self.weight.T + self.bias
         return normal(mean, variance.sqrt().expand_as(mean))
+
+
+def together(moves: Sequence[Linear]) -> Callable[[Tensor], Normal]:
+    """K of them as one product: a function of z (..., Z) whose distributions are (..., K, Z)."""
+    weight = torch.cat([move.weight for move in moves]).T  # (Z, K Z)
+    bias = torch.stack([move.bias for move in moves])
+    raw = torch.stack([move.raw_variance for move in moves])
+    scale = (F.softplus(raw) + 1e-8).sqrt()
+
+    def move(z: Tensor) -> Normal:
+        mean = (z @ weight).unflatten(-1, bias.shape) + bias
+        return normal(mean, scale.expand_as(mean))
+
+    return move

@@ -1445,6 +1445,20 @@ def test_samples_move_and_emit_as_the_model_says():
     is_standard_normal((z[1:] - p.mean[rows, states[1:]]) / p.scale[rows, states[1:]])
 
 
+@torch.no_grad()
+def test_linear_moves_taken_together_are_those_of_each_state():
+    moves = [Linear(4) for _ in range(3)]
+    for parameter in torch.nn.ModuleList(moves).parameters():
+        parameter.copy_(torch.randn(parameter.shape))
+    model = SwitchingDMM(AEVB(5, 4, likelihoods.Gaussian(), (4,)), chain_over(3), moves, Filtering())
+    z = torch.randn(2, 7, 4)
+    together = model.move(z)
+    assert together.mean.shape == together.scale.shape == (2, 7, 3, 4)
+    for k, move in enumerate(moves):
+        close(together.mean[..., k, :], move(z).mean)
+        close(together.scale[..., k, :], move(z).scale)
+
+
 @pytest.mark.parametrize("U", [0, 2])
 @torch.no_grad()
 def test_states_of_samples_follow_the_z_before(U):

@@ -6,7 +6,11 @@ import torch
 
 from dbn_vae import SwitchingDMM
 from dbn_vae.datasets import bouncing_ball
+from dbn_vae.estimators import EmissionHMM
 from dbn_vae.evaluation import matched_accuracy
+from dbn_vae.sequences import Sequences
+from dbn_vae.training.dynamics import SHIFT, autoregression, small_step
+from dbn_vae.training.dynamics import begun as begun_from
 
 BALL, RISING = bouncing_ball(40, 50, random_state=0)
 
@@ -22,6 +26,31 @@ def test_directions_are_found_before_any_joint_training(transition):
     assert matched_accuracy(RISING.reshape(-1), found) > 0.85
     lost = begun(init="random").fit(BALL).predict(BALL)
     assert matched_accuracy(RISING.reshape(-1), lost) < 0.65
+
+
+@pytest.mark.parametrize("init", ["dynamics", "random"])
+def test_moves_that_em_has_found_are_moved_in_small_steps(init):
+    """Adam's first step has the length of the step size, whatever the gradient."""
+    rate = 0.1
+    options = {"n_pretrain": 5, "validation": 0, "random_state": 0, "init": init, "learning_rate": rate}
+    still, moved = (SwitchingDMM(2, 3, n_updates=n, **options).fit(BALL) for n in (0, 1))
+    small = min(rate, moved.step_size_)
+    assert (small < rate / 2) == (init == "dynamics")
+    before, after = still.module_.state_dict(), moved.module_.state_dict()
+    for name in before:
+        longest = float((after[name] - before[name]).abs().max())
+        step = (small if name.startswith("moves") else rate) / 20  # it rises in twenty updates
+        assert longest == pytest.approx(step, rel=0.05), name
+
+
+def test_a_small_step_shifts_the_quietest_state_by_a_share_of_its_innovations():
+    """Every coefficient a step off, all in the worst direction: the shift of a frame's expectation, on average."""
+    y = Sequences.from_any(np.random.default_rng(0).normal(size=(4, 9, 2)))
+    hmm = EmissionHMM(autoregression(3, 2, 2), random_state=0, n_iter=5).fit(y).model_
+    start = begun_from(hmm, y)
+    step = small_step(start)
+    worst = step * (1 + 2 * y.x.abs().sum(1))  # the intercept, and two frames before
+    assert float(worst.mean() / start.variance.min().sqrt()) == pytest.approx(SHIFT)
 
 
 def test_labels_name_the_states_and_holes_and_lengths_change_nothing_of_it():
