@@ -203,9 +203,12 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
         return self.built().model
 
     def alone(self, X: Any, lengths: Any, inputs: Any) -> tuple[Fusing, Chain[Fused]] | None:
-        if inputs is not None or "feature_names_in_" in self.__dict__ or not self.is_fitted():
+        if inputs is not None or "feature_names_in_" in self.__dict__:
             return None
-        model, chain = self.built()[1:]
+        try:
+            model, chain = self.built()[1:]
+        except AttributeError:  # no parameters yet, which the long way says
+            return None
         if chain is None:
             return None
         x = single(X, lengths, model.emission.n_features)
