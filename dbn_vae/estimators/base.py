@@ -252,7 +252,7 @@ class StateEstimator(SequenceEstimator):
 
         def states(verbs: ModuleType, chain: Chain) -> tuple[Tensor, Tensor]:
             evidence, path = decoder(verbs, chain)
-            scores.append(float((path.score - self.path_offset(chain)).sum()))
+            scores.append(float(self.reported(path.score, chain).sum()))
             return evidence, path.states[..., None]
 
         out = self.over_chains(X, lengths, inputs, states, 1, decoder is most_probable_path)
@@ -262,9 +262,9 @@ class StateEstimator(SequenceEstimator):
         """An engine and the chain of X, where there is a short way to it; see alone.py."""
         return None
 
-    def path_offset(self, chain: Chain) -> Tensor:
-        """What to take from log p(path, evidence) for decode to report: nothing, or the log evidence."""
-        return torch.zeros(())
+    def reported(self, log_joint: Tensor, chain: Chain) -> Tensor:
+        """What decode reports of paths (B,): log p(path, evidence) itself, or what it says of p(path | evidence)."""
+        return log_joint
 
     def over_chains(
         self,

@@ -137,9 +137,9 @@ class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
     def state_model(self) -> HMMPrior | ClipVAEHMM | SwitchingDMM:
         return self.module_
 
-    def path_offset(self, chain: Chain) -> Tensor:
+    def reported(self, log_joint: Tensor, chain: Chain) -> Tensor:
         log_z: Tensor = self.module_.verbs.filter(chain).log_z
-        return log_z
+        return log_joint - log_z
 
     def filter(self, X: Any, lengths: Any = None, *, inputs: Any = None) -> np.ndarray:
         """p(s_t = k | x_{1:t}): (n, K).
