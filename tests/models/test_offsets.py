@@ -156,6 +156,8 @@ def test_the_offsets_tell_the_posterior_of_the_latents() -> None:
     log_p, gamma, _ = enumerate_posterior(hmm.chain(data))
     close(model.log_weights(data, 5, seeded()), log_p.expand(5, -1), **EXACT)
     close(model.latents(data)[data.mask], (gamma @ model.mean)[data.mask], **EXACT)
+    one = Sequences.from_any(data.x[data.mask], [1] * 9).batch()
+    close(particle_filter(model, one, 1, seeded()), enumerate_posterior(hmm.chain(one))[0], **EXACT)
 
 
 @torch.no_grad()
@@ -218,3 +220,42 @@ def test_pieces_that_fit_memory_are_the_whole(kind: Any, monkeypatch: pytest.Mon
         monkeypatch.setattr(aevb, "MAX_VALUES", 60)
         for (name, a), b in zip(whole.items(), answers(model, data).values(), strict=True):
             close(b, a, **EXACT, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_frames_to_come_are_drawn_along_paths_of_states(kind: Any) -> None:
+    """Of latents that say nothing: the offsets of two steps ahead are those of states drawn, moved by A."""
+    model, _ = silent(kind)
+    n, first = 20_000, chain().log_initial().exp()
+    A = chain().log_transition().exp()
+    state = torch.zeros(n, 1, Z).double(), first.log().expand(n, 1, K)
+    seen = []
+    for _ in range(2):
+        state = model.ahead(state, None, seeded() if not seen else torch.Generator().manual_seed(1))
+        found = model.offsets_at(state)
+        seen.append((found[:, 0, None] == model.offset).all(-1).long().argmax(-1))
+    pairs = torch.bincount(K * seen[0] + seen[1], minlength=K * K).view(K, K) / n
+    wanted = (first @ A)[:, None] * A
+    assert ((pairs - wanted).abs() < 5 * (wanted * (1 - wanted) / n).sqrt()).all(), (pairs, wanted)
+
+
+@torch.no_grad()
+def test_what_offsets_tell_later_is_known_of_latents_before() -> None:
+    """A state that hardly ever moves: of the frame unseen z is near its mean, and only x of the next tells which."""
+    model, hmm = silent(VAEHMM)
+    sticky = 0.98 * torch.eye(K).double() + 0.02 / K
+    for part in (model, hmm):
+        part.transition.initial_logits.zero_()
+        part.transition.transition_logits.copy_(sticky.log())
+    model.offset.mul_(6)
+    hmm.emission.logits.copy_(model.offset)
+    model.mean.copy_((torch.arange(K)[:, None] - 1.0).expand(K, Z))
+    unseen = torch.full((1, D), math.nan).double()
+    told = (model.offset[[0, 2]] > 0).double()
+    data = Sequences.from_any([torch.cat([unseen, x[None]]).numpy() for x in told]).batch()
+    found = smoothed_paths(model, data, 2000, 2000, seeded()).mean(0)[:, 0]
+    wanted = (enumerate_posterior(hmm.chain(data))[1] @ model.mean)[:, 0]
+    spread = 5 * math.sqrt(1.5 * 2 / 2000)
+    assert ((found - wanted).abs() < spread).all(), (found, wanted)
+    assert (wanted.abs() > 0.8).all(), "nothing to know"
