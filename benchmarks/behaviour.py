@@ -49,7 +49,7 @@ def hsmm(seed: int, quick: bool) -> HSMM:
 
 
 def vae_hmm(seed: int, quick: bool, **options: Any) -> VAEHMM:
-    updates = {"n_updates": 30, "n_pretrain": 50} if quick else {"n_updates": 300}
+    updates = {"n_updates": 5, "n_pretrain": 50} if quick else {"n_updates": 300}
     return VAEHMM(K, 4, random_state=seed, **(updates | options))
 
 
