@@ -1,11 +1,11 @@
 """Our classical HMMs against the libraries people use, in one run:  python benchmarks/engine.py [--quick]
 
 Every library gets the same parameters and the same float64 data through its public face and must give the same
-answer before it is timed.  Repeats are interleaved, so that a slow moment of the machine slows all alike; a
-number is a median.  Work: score, posterior, Viterbi, and one EM iteration (a fit of N updates from a fixed start,
-divided by N: 3, or for a short sequence the 10 that are the default).  hmmlearn with both its implementations;
-dynamax (whole batches compiled with jit; sequences of one length) and pomegranate where they can be imported:
-pip install "dbn-vae[bench]".
+answer before it is timed.  Repeats are interleaved, so that a slow moment of the machine slows all alike, with a
+pause before each; a number is a median.  Work: score, posterior, Viterbi, and one EM iteration (a fit of N updates
+from a fixed start, divided by N: 3, or for a short sequence the 10 that are the default).  hmmlearn with both its
+implementations; dynamax (whole batches compiled with jit; sequences of one length) and pomegranate where they can be
+imported: pip install "dbn-vae[bench]".
 
 A task that takes long is timed once.  `GEMM` is the share of the multiply-adds of the recursion (one a cell (t, K, K)
 going forward, three there and back) that this machine's matrix product would do in the same time.  `MB` is what the
@@ -26,6 +26,7 @@ from typing import Any
 
 from engine_peers import FAMILIES, LIBRARIES, QUICK, SHAPES, WORK, Case, Task, make
 
+PAUSE = 0.3  # s before a call: XLA frees its buffers in the background, which held up the next call by 0.15 s
 PRODUCTS = {"score": 1, "posterior": 3, "EM": 3}  # multiply-adds a cell
 
 
@@ -88,6 +89,7 @@ def measure(
                     continue
                 # a call of microseconds is timed in a bunch
                 bunch = 1 if not times[name] else max(1, min(200, int(2e-3 / times[name][0])))
+                time.sleep(PAUSE)
                 start = time.perf_counter()
                 for _ in range(bunch):
                     task()
