@@ -47,10 +47,15 @@ def template(model: HMM) -> Chain[Fused] | None:
     return chain._replace(log_initial=chain.log_initial.contiguous())
 
 
-def asked(template: Chain[Fused], x: Tensor) -> tuple[Fusing, Chain[Fused]] | None:
-    """The engine and the chain of frames x (1, T, D); None where another engine is to do the work."""
-    engine = fusing.get(name(template))
+def asked(model: HMM, template: Chain[Fused], x: Tensor) -> tuple[Fusing, Chain[Fused]] | None:
+    """The engine and the chain of frames x (1, T, D); None where another engine is to do the work, or an entry has no
+    density, which the long way says."""
+    engine, observed = fusing.get(name(template)), torch.ones(x.shape, dtype=torch.bool)
     if engine is None:
         return None
-    potential = template.log_emission.of(x, torch.ones(x.shape, dtype=torch.bool))
+    try:
+        model.emission.check(x, observed)
+    except ValueError:
+        return None
+    potential = template.log_emission.of(x, observed)
     return engine, template._replace(log_emission=potential, lengths=torch.tensor([x.shape[1]]))

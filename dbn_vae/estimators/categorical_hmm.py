@@ -49,10 +49,6 @@ class CategoricalFace(ClassicalHMM):
                 raise
             raise ValueError(f"{error}, or set unknown='ignore' to take unseen symbols as missing") from None
 
-    def supports(self, x: torch.Tensor) -> bool:
-        symbols, V = x.numpy(), np.shape(self.emissionprob_)[-1]
-        return bool(symbols.min() >= 0 and symbols.max() < V and (symbols == np.rint(symbols)).all())
-
     def emission(self) -> Categorical:
         V = np.asarray(self.emissionprob_).shape[-1]
         return Categorical(checked("emissionprob_", self.emissionprob_, (self.n_components, V)))

@@ -212,11 +212,7 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
         if chain is None:
             return None
         x = single(X, lengths, model.emission.n_features)
-        return asked(chain, x) if x is not None and self.supports(x) else None
-
-    def supports(self, x: Tensor) -> bool:
-        """Whether every entry of complete frames x (1, T, D) has a density."""
-        return True
+        return None if x is None else asked(model, chain, x)
 
     def built(self) -> Built:
         """The module of the fitted attributes as they are now; built anew only when one has changed."""

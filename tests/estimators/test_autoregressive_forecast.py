@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from driven_chains import two_states
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal
 
 from dbn_vae import HSMM, EmissionHMM, emissions
 from dbn_vae.models import HMM
 from dbn_vae.models import HSMM as Module
-from dbn_vae.transitions import InputDriven, NegativeBinomialDuration, SemiMarkov, Stationary
+from dbn_vae.transitions import NegativeBinomialDuration, SemiMarkov, Stationary
 
 K, D, P, U, T, H = 2, 2, 2, 1, 5, 4
 RNG = np.random.default_rng(5)
@@ -33,13 +34,7 @@ def covariance(n: int = K, width: int = D) -> torch.Tensor:
 
 
 def chain(driven: bool) -> Any:
-    start, moves = f64([0.3, 0.7]), f64([[0.8, 0.2], [0.4, 0.6]])
-    if not driven:
-        return Stationary(start, moves)
-    transition = InputDriven(start, moves, U)
-    with torch.no_grad():
-        transition.transition_slope.copy_(tensor(K, K, U))
-    return transition
+    return two_states(RNG, U, driven)
 
 
 def known(emission: Any, transition: Any) -> EmissionHMM:

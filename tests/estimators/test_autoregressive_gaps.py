@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from driven_chains import two_states
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal
 
 from dbn_vae import HSMM, EmissionHMM, emissions
 from dbn_vae.models import HMM
-from dbn_vae.transitions import InputDriven, Stationary
+from dbn_vae.transitions import Stationary
 
 K, D, U, T = 2, 2, 1, 8
 RNG = np.random.default_rng(8)
@@ -28,14 +29,7 @@ def tensor(*shape: int) -> torch.Tensor:
 
 
 def chain(driven: bool) -> Any:
-    start, moves = f64([0.3, 0.7]), f64([[0.8, 0.2], [0.4, 0.6]])
-    if not driven:
-        return Stationary(start, moves)
-    transition = InputDriven(start, moves, U)
-    with torch.no_grad():
-        transition.initial_slope.copy_(tensor(K, U))
-        transition.transition_slope.copy_(tensor(K, K, U))
-    return transition
+    return two_states(RNG, U, driven)
 
 
 def known(order: int, driven: bool = False, n: int = K) -> EmissionHMM:

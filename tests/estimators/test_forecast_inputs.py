@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from driven_chains import two_states
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal, norm
 
 from dbn_vae import HSMM, EmissionHMM, GaussianHMM, emissions
 from dbn_vae.emissions.context import of_inputs, over_contexts, under
 from dbn_vae.models import HMM
-from dbn_vae.transitions import InputDriven, Stationary
 
 K, D, U, T, H = 2, 2, 1, 4, 3
 RNG = np.random.default_rng(1)
@@ -25,14 +25,7 @@ def tensor(*shape: int) -> torch.Tensor:
 
 
 def chain(driven: bool) -> Any:
-    start, moves = torch.tensor([0.3, 0.7]).double(), torch.tensor([[0.8, 0.2], [0.4, 0.6]]).double()
-    if not driven:
-        return Stationary(start, moves)
-    transition = InputDriven(start, moves, U)
-    with torch.no_grad():
-        transition.initial_slope.copy_(tensor(K, U))
-        transition.transition_slope.copy_(tensor(K, K, U))
-    return transition
+    return two_states(RNG, U, driven)
 
 
 def regression(n: int = K, width: int = D) -> emissions.LinearRegression:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from driven_chains import two_states
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal
 
 from dbn_vae import HSMM, VAEHMM, EmissionHMM, GaussianHMM, emissions
 from dbn_vae.models import HMM
 from dbn_vae.models import HSMM as Module
-from dbn_vae.transitions import CategoricalDuration, InputDriven, SemiMarkov, Stationary
+from dbn_vae.transitions import CategoricalDuration, SemiMarkov, Stationary
 
 K, D, U, N = 2, 2, 2, 9
 RNG = np.random.default_rng(3)
@@ -32,14 +33,7 @@ def covariance(n: int = K, width: int = D) -> torch.Tensor:
 
 
 def chain(driven: bool) -> Any:
-    start, moves = torch.tensor([0.3, 0.7]).double(), torch.tensor([[0.8, 0.2], [0.4, 0.6]]).double()
-    if not driven:
-        return Stationary(start, moves)
-    transition = InputDriven(start, moves, U)
-    with torch.no_grad():
-        transition.initial_slope.copy_(tensor(K, U))
-        transition.transition_slope.copy_(tensor(K, K, U))
-    return transition
+    return two_states(RNG, U, driven)
 
 
 def known(emission: Any, driven: bool) -> EmissionHMM:

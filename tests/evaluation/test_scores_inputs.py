@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from driven_chains import two_states
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
@@ -13,7 +14,6 @@ from dbn_vae import EmissionHMM, GaussianHMM, emissions
 from dbn_vae.evaluation import coverage, crps, log_score, pit, pseudo_residuals
 from dbn_vae.evaluation.forecasting import crps_gaussian_mixture
 from dbn_vae.models import HMM
-from dbn_vae.transitions import InputDriven, Stationary
 
 K, D, U = 2, 2, 1
 RNG = np.random.default_rng(7)
@@ -25,14 +25,7 @@ def tensor(*shape: int) -> torch.Tensor:
 
 
 def chain(driven: bool) -> Any:
-    start, moves = torch.tensor([0.3, 0.7]).double(), torch.tensor([[0.8, 0.2], [0.4, 0.6]]).double()
-    if not driven:
-        return Stationary(start, moves)
-    transition = InputDriven(start, moves, U)
-    with torch.no_grad():
-        transition.initial_slope.copy_(tensor(K, U))
-        transition.transition_slope.copy_(2 * tensor(K, K, U))
-    return transition
+    return two_states(RNG, U, driven, 2.0)
 
 
 def known(emission: Any, driven: bool) -> EmissionHMM:
