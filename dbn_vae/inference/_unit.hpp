@@ -145,6 +145,3 @@ void run(const Job<T>& job, const int64_t* members, int count, double* totals, W
         scaled<Wide<W>>(job, members, count, totals, memory);
     }
 }
-
-template <class T>
-Kernels<T> kernels() { return {W, prepare<T>, prepare_emissions<T>, run<T>}; }
