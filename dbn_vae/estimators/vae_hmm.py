@@ -143,6 +143,7 @@ class VAEHMM(DeepStateEstimator):
             self.n_components,
             self.covariance,
             min_covar=1e-2,
+            covars_prior=0.0,  # any other, shared out over no frames, is a boundless variance of a state that EM lost
             transmat_prior=1 + self.stickiness * np.eye(self.n_components),
             random_state=seed,
             n_iter=50,

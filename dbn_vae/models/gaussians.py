@@ -37,9 +37,10 @@ def log_integral(p: Gaussian, evidence: Evidence) -> Tensor:
     """log ∫ N(z; μ, Σ) psi(z) dz: (...)."""
     h, J = evidence
     if isinstance(p, Normal):
-        # ½ (S g² − μ²/V), g = μ/V + h, with the two large terms cancelled by hand
-        numerator = p.variance * h.square() + 2 * p.mean * h - J * p.mean.square()
-        return 0.5 * (numerator / (1 + p.variance * J) - torch.log1p(p.variance * J)).sum(-1)
+        # ½ (S g² − μ²/V), g = μ/V + h, with the two large terms cancelled by hand; S ≤ 1/J, though V may be anything
+        V, shrink = p.variance, 1 / (1 + p.variance * J)
+        gain = shrink * V * h.square() + shrink * (2 * p.mean * h - J * p.mean.square())
+        return 0.5 * (gain - torch.log1p(V * J)).sum(-1)
     W = posterior_factor(p, evidence)
     gain = 0.5 * product(W.mT, h - J * p.mean).square().sum(-1)
     return evidence.log_psi(p.mean) + gain + log_diagonal(W) - log_diagonal(p.scale_tril)

@@ -120,7 +120,9 @@ def _(model: HMMPrior, state: int, alive: list[int], frames: Frames, generator: 
         return False
     chosen = group[int(torch.randint(len(group), (1,), generator=generator))]
     centres = torch.cat([frames.z[chosen][None], model.mean[alive]])
-    own = frames.z[torch.cdist(frames.z, centres).argmin(1) == 0]
+    # differences, not products: rounding must not put a frame nearer to another centre than to itself
+    distance = torch.cdist(frames.z, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    own = frames.z[distance.argmin(1) == 0]
     model.mean[state] = own.mean(0)
     if model.diagonal:
         typical = model.log_scale[alive].mean(0).exp()

@@ -71,7 +71,8 @@ def ascend(
         max_norm: the gradient's norm is clipped there.
         place: where to go on from, kept up to date from there on; the beginning without it.
 
-    Raises FloatingPointError when the objective is no longer finite, naming the update.
+    Raises FloatingPointError when the objective or its gradient is no longer finite, naming the update; the parameters are
+    then those before it.
     """
     objective = objective or own_objective(model)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -84,18 +85,22 @@ def ascend(
         values = objective(batch, weight_of_kl, generator) * batch.weights
         scaled = values.sum() * len(data) / len(values) + model.log_parameter_prior()
         loss = -scaled / data.n_frames
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"the objective is {-loss.item()} at update {place.update}; lower the learning rate, "
-                "or look for extreme values in X"
-            )
+        require_finite("objective", -loss.item(), place)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+        require_finite("norm of the gradient", norm, place)
         optimizer.step()
         place.update += 1
         per_frame = float(values.detach().sum() / batch.lengths.sum())
-        yield AscentStep(place.update, place.epoch, per_frame, weight_of_kl, float(norm))
+        yield AscentStep(place.update, place.epoch, per_frame, weight_of_kl, norm)
+
+
+def require_finite(what: str, value: float, place: Place) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the {what} is {value} at update {place.update}; lower the learning rate, or look for extreme values in X"
+        )
 
 
 def own_objective(model: Model) -> Objective:
