@@ -44,7 +44,7 @@ vae = VAE(
     n_latent=8,
     likelihood="bernoulli",
     hidden=(128,),
-    n_updates=500 if arguments.quick else 5000,
+    n_updates=300 if arguments.quick else 5000,
     random_state=0,
 )
 scores = {

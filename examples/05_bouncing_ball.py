@@ -19,7 +19,7 @@ from dbn_vae.datasets import bouncing_ball
 from dbn_vae.evaluation import match_states, matched_accuracy
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--quick", action="store_true", help="fewer gradient steps")
+parser.add_argument("--quick", action="store_true", help="fewer gradient steps, and longer ones")
 parser.add_argument("--out", type=Path, default=Path("example-output"), help="folder for the picture")
 arguments = parser.parse_args()
 
@@ -38,8 +38,14 @@ features = {
     "(x_t, x_t − x_{t-1})": lambda x: np.concatenate([x, difference(x)], axis=-1),
     "x_t − x_{t-1} alone": difference,
 }
-updates = 100 if arguments.quick else 600
-deep = {"n_updates": updates, "n_pretrain": updates, "warm_up": updates // 3, "random_state": 0}
+updates, rate = (40, 1e-2) if arguments.quick else (600, 3e-3)
+deep = {
+    "n_updates": updates,
+    "n_pretrain": updates,
+    "warm_up": updates // 3,
+    "learning_rate": rate,
+    "random_state": 0,
+}
 
 print("share of frames with the right direction, on 20 new flights\n")
 print("a frame is              GaussianHMM   VAEHMM")

@@ -18,7 +18,7 @@ import numpy as np
 from dbn_vae import DeepMarkovModel, GaussianHMM, plotting
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--quick", action="store_true", help="fewer gradient steps")
+parser.add_argument("--quick", action="store_true", help="fewer gradient steps and samples")
 parser.add_argument("--out", type=Path, default=Path("example-output"), help="folder for the picture")
 arguments = parser.parse_args()
 
@@ -50,8 +50,8 @@ gappy = test.copy()
 gappy[:, gap] = np.nan
 
 dmm = DeepMarkovModel(
-    2, n_updates=60 if arguments.quick else 600, n_pretrain=100, warm_up=50,
-    batch_size=32, learning_rate=1e-2, random_state=0,
+    2, n_updates=50 if arguments.quick else 600, n_pretrain=100, warm_up=50,
+    batch_size=32, learning_rate=1e-2, n_samples=20 if arguments.quick else 100, random_state=0,
 )  # fmt: skip
 models = {
     f"GaussianHMM, {k} states": GaussianHMM(k, "full", n_iter=50, n_init=1, random_state=0) for k in (2, 8)

@@ -17,7 +17,7 @@ from dbn_vae.emissions import DiagonalGaussian
 from dbn_vae.evaluation import matched_accuracy
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--quick", action="store_true", help="fewer sequences: about half a minute")
+parser.add_argument("--quick", action="store_true", help="fewer sequences")
 parser.add_argument("--out", type=Path, default=Path("example-output"), help="folder for the picture")
 arguments = parser.parse_args()
 
@@ -37,7 +37,7 @@ def machine(n: int, T: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(LEVELS[modes], 0.8)[..., None], modes
 
 
-X, _ = machine(15 if arguments.quick else 60, 100, seed=0)
+X, _ = machine(10 if arguments.quick else 60, 100, seed=0)
 test, modes = machine(20, 100, seed=1)  # nobody fits these
 
 emission = DiagonalGaussian(torch.zeros(3, 1).double(), torch.ones(3, 1).double())  # values are found by fit

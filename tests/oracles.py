@@ -3,9 +3,11 @@
 Nothing here is shared with the package: the oracle reads a chain's tables and multiplies.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +21,25 @@ from dbn_vae.likelihoods import Gaussian
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 
+Values = Tensor | tuple["Values", ...]
 
+
+def close(got: Values, want: Values, *, rtol: float, atol: float, **options: Any) -> None:
+    """torch.testing.assert_close, which takes longer than a small model, only to say what is wrong."""
+    if not near(got, want, rtol, atol):
+        torch.testing.assert_close(got, want, rtol=rtol, atol=atol, **options)
+
+
+def near(got: Values, want: Values, rtol: float, atol: float) -> bool:
+    if isinstance(got, tuple):
+        return len(got) == len(want) and all(near(a, b, rtol, atol) for a, b in zip(got, want, strict=True))
+    same = got.shape == want.shape and got.dtype == want.dtype
+    return same and torch.allclose(got, want, rtol=rtol, atol=atol)
+
+
+@functools.cache
 def paths(T: int, K: int) -> Tensor:
-    """All K^T state paths: (P, T)."""
+    """All K^T state paths: (P, T), the same tensor every time."""
     return torch.tensor(list(itertools.product(range(K), repeat=T)))
 
 
@@ -54,11 +72,11 @@ def enumerate_posterior(chain: Chain) -> tuple[Tensor, Tensor, Tensor]:
         log_z[b] = torch.logsumexp(score, 0)
         if log_z[b] == -math.inf:
             continue
-        for path, p in zip(every, (score - log_z[b]).exp(), strict=True):
-            for t, k in enumerate(path):
-                gamma[b, t, k] += p
-                if t:
-                    pairs[b, t - 1, path[t - 1], k] += p
+        p = (score - log_z[b]).exp()
+        for t, now in enumerate(every.T):
+            gamma[b, t].index_put_((now,), p, accumulate=True)
+            if t:
+                pairs[b, t - 1].index_put_((every[:, t - 1], now), p, accumulate=True)
     return log_z, gamma, pairs if transition.dim() == 4 else pairs.sum(1)
 
 

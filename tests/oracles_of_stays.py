@@ -1,6 +1,6 @@
 """Truth by enumeration for chains of stays: every segmentation of a sequence, its probability written out."""
 
-import itertools
+import functools
 import math
 
 import pytest
@@ -48,47 +48,46 @@ def segmentations(T: int, K: int, D: int) -> list[list[tuple[int, int]]]:
     ]
 
 
-def moves(chain: Chain, b: int, t: int) -> Tensor:
-    """log A of sequence b to step t: (K, K)."""
-    A = chain.log_transition
-    return A[b, t - 1] if A.dim() == 4 else A[b] if A.dim() == 3 else A
+@functools.cache
+def laid_out(T: int, K: int, D: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every segmentation: the paths, and the states, lengths (0: no more) and starts of their stays, each (P, T)."""
+    every = segmentations(T, K, D)
+    stays = torch.tensor([[*one, *[(0, 0)] * (T - len(one))] for one in every])
+    k, d = stays.unbind(-1)
+    states = torch.tensor([[k for k, d in one for _ in range(d)] for one in every])
+    return states, k, d, d.cumsum(1) - d
 
 
 def enumerated(stays: Stays) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     """log Z, gamma, xi, ended, censored; and every path with its log-probability, sequence by sequence."""
-    pi, _, emission, lengths = stays.chain.canonical()
-    B, _, K = emission.shape
+    pi, A, emission, lengths = stays.chain.canonical()
+    B, T, K = emission.shape
     D = stays.log_duration.shape[1]
+    if A.dim() < 4:  # of every sequence to every step
+        A = A.expand(B, K, K)[:, None].expand(B, T - 1, K, K)
     log_z, gamma = emission.new_full((B,), NEVER), torch.zeros_like(emission)
     xi, ended = emission.new_zeros(B, K, K), emission.new_zeros(B, K, D)
     censored, paths = torch.zeros_like(ended), []
     for b in range(B):
         L = int(lengths[b])
-        every = segmentations(L, K, D)
-        scores, states = [], []
-        for segments in every:
-            t, score = 0, pi[b, segments[0][0]]
-            for n, (k, d) in enumerate(segments):
-                if n:
-                    score = score + moves(stays.chain, b, t)[segments[n - 1][0], k]
-                score = score + emission[b, t : t + d, k].sum()
-                t += d
-                table = stays.log_survival if n == len(segments) - 1 else stays.log_duration
-                score = score + table[k, d - 1]
-            scores.append(score)
-            states.append([k for k, d in segments for _ in range(d)])
-        score = torch.stack(scores)
-        paths.append((torch.tensor(states), score))
+        states, k, d, start = laid_out(L, K, D)
+        there = d > 0
+        goes_on = there[:, 1:]  # another stay comes after
+        last = there & ~torch.cat([goes_on, torch.zeros_like(there[:, :1])], 1)
+        held = torch.where(last, stays.log_survival[k, d - 1], stays.log_duration[k, d - 1])
+        moved = A[b, start[:, 1:].clamp_max(L - 1) - 1, k[:, :-1], k[:, 1:]] if L > 1 else held[:, :0]
+        score = pi[b, k[:, 0]] + emission[b, torch.arange(L), states].sum(1)
+        score = score + held.where(there, 0.0).sum(1) + moved.where(goes_on, 0.0).sum(1)
+        paths.append((states, score))
         log_z[b] = torch.logsumexp(score, 0)
         if log_z[b] == NEVER:
             continue
-        for segments, path, p in zip(every, states, (score - log_z[b]).exp(), strict=True):
-            for t, k in enumerate(path):
-                gamma[b, t, k] += p
-            for (i, d), (j, _) in itertools.pairwise(segments):
-                xi[b, i, j] += p
-                ended[b, i, d - 1] += p
-            censored[b, segments[-1][0], segments[-1][1] - 1] += p
+        p = (score - log_z[b]).exp()[:, None].expand(-1, L)
+        before, after = k[:, :-1][goes_on], k[:, 1:][goes_on]
+        gamma[b].index_put_((torch.arange(L).expand_as(states), states), p, accumulate=True)
+        xi[b].index_put_((before, after), p[:, 1:][goes_on], accumulate=True)
+        ended[b].index_put_((before, d[:, :-1][goes_on] - 1), p[:, 1:][goes_on], accumulate=True)
+        censored[b].index_put_((k[last], d[last] - 1), p[last], accumulate=True)
     return [log_z, gamma, xi, ended, censored], paths
 
 

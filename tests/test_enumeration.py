@@ -1,4 +1,4 @@
-"""500 random HMMs against the sum over all K^T paths, with densities by scipy and missing entries integrated out.
+"""250 random HMMs against the sum over all K^T paths, with densities by scipy and missing entries integrated out.
 
 Nothing is shared with the package but the numbers that both are given.
 """
@@ -20,7 +20,7 @@ from dbn_vae.models import HMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.transitions import Stationary
 
-N_MODELS = 100  # of each family
+N_MODELS = 50  # of each family
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 Rng = np.random.Generator
 LogProb = Callable[[np.ndarray, int], float]  # of the seen part of a frame (D,), NaN elsewhere, in state k

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles import close
 from random_models import FAMILIES, random_chain, random_data, random_model
 from torch import Tensor
 
@@ -27,7 +28,6 @@ from dbn_vae.training.gradient_em import collect
 
 D = 2
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
-close = torch.testing.assert_close
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -119,7 +119,7 @@ def dense(model: HMM, data: Sequences) -> Chain:
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_batches_and_chunks(family: str, case: Case) -> None:
     """All sequences in one batch, one by one, or cut in any other way."""
     model, data = problem(family, case)
@@ -133,7 +133,7 @@ def test_batches_and_chunks(family: str, case: Case) -> None:
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_padding(family: str, case: Case) -> None:
     """Steps behind the end of every sequence, whatever stands in them."""
     model, data = problem(family, case)
@@ -154,7 +154,7 @@ def test_padding(family: str, case: Case) -> None:
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_the_order_of_sequences(family: str, case: Case) -> None:
     model, data = problem(family, case)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(case.seed)).tolist()
@@ -167,7 +167,7 @@ def test_the_order_of_sequences(family: str, case: Case) -> None:
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_the_names_of_states(family: str, case: Case) -> None:
     model, data = problem(family, case)
     p = torch.randperm(case.K, generator=torch.Generator().manual_seed(case.seed))
@@ -190,7 +190,7 @@ def test_the_names_of_states(family: str, case: Case) -> None:
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_the_floating_type(family: str, case: Case) -> None:
     """The same numbers, rounded once to float32 for both; only the arithmetic differs."""
     model, data = problem(family, case)
@@ -204,7 +204,7 @@ def test_the_floating_type(family: str, case: Case) -> None:
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_the_engine(family: str, case: Case) -> None:
     """Potentials in their functional forms or written out, by the compiled kernels or by the reference."""
     model, data = problem(family, case)
@@ -219,7 +219,7 @@ def test_the_engine(family: str, case: Case) -> None:
 
 
 @every_family
-@drawn(6)
+@drawn(4)
 def test_a_file_in_between(family: str, case: Case, tmp_path: Path) -> None:
     """Not a bit changes, even where the model that reads held other parameters."""
     model, data = problem(family, case)
@@ -232,7 +232,7 @@ def test_a_file_in_between(family: str, case: Case, tmp_path: Path) -> None:
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_the_past_enters_through_the_belief_alone(family: str, case: Case) -> None:
     """A sequence cut anywhere: the second part starts from p(s | first part) and the move that follows."""
     model, data = problem(family, case)
@@ -250,7 +250,7 @@ def test_the_past_enters_through_the_belief_alone(family: str, case: Case) -> No
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_a_missing_row_is_a_step_with_no_emission(family: str, case: Case) -> None:
     """Its potentials are exactly 0, and the chain is the one without that step whose move there is A · A."""
     model, data = problem(family, case)
@@ -280,7 +280,7 @@ def test_a_missing_row_is_a_step_with_no_emission(family: str, case: Case) -> No
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_an_integer_weight_is_a_number_of_copies(family: str, case: Case) -> None:
     model, data = problem(family, case)
     g = torch.Generator().manual_seed(case.seed)
@@ -297,7 +297,7 @@ def test_an_integer_weight_is_a_number_of_copies(family: str, case: Case) -> Non
 
 
 @every_family
-@drawn(12)
+@drawn(8)
 def test_all_labels_known_is_counting(family: str, case: Case) -> None:
     """log Z is the probability of the one path, and the E-step counts it."""
     model, data = problem(family, case, labelled=1.1)

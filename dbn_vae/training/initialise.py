@@ -143,7 +143,8 @@ def start(model: HMM, data: Sequences, responsibilities: Tensor, stay: float | N
 def adopt(model: HMMPrior, hmm: HMM, data: Sequences | None = None) -> None:
     """Copy (π, A, μ, Σ) of a Gaussian HMM fitted to latents into a VAE-HMM, as much of Σ as that has.
 
-    A state that EM lost, which nothing enters any more, has no μ and Σ: it stays as the VAE-HMM has it.
+    A state that EM lost, which nothing enters any more, has no μ and Σ, and all latents in one point have no Σ: such a
+    state stays as the VAE-HMM has it.
 
     data: the latents; where the VAE-HMM is semi-Markov its chain is counted from their most probable paths.
     """
@@ -152,7 +153,8 @@ def adopt(model: HMMPrior, hmm: HMM, data: Sequences | None = None) -> None:
     if not isinstance(hmm.emission, Gaussian):
         raise TypeError("adopt needs a Gaussian HMM")
     covariance = hmm.emission.covariance()
-    kept = covariance.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
+    spread = covariance.diagonal(dim1=-2, dim2=-1)
+    kept = (spread.isfinite() & (spread > 0)).all(-1)
     adopt_chain(model.transition, hmm, kept, data)
     model.set_components(hmm.emission.mean, covariance, kept)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dbn_vae.emissions import (
     Autoregressive,
@@ -441,14 +442,29 @@ def objective(emission: Emission, x: Tensor, observed: Tensor, weights: Tensor) 
     return (weights * emission.log_prob(x, observed)).sum() + emission.log_prior()
 
 
-def settle(emission: Emission, *data: Tensor, steps: int = 3000, held: Sequence[str] = ()) -> None:
-    """M-steps until the gradient vanishes, but for that of parameters that are held, or as many as given."""
-    for i in range(steps):
-        if i % 50 == 0:
+def settle(emission: Emission, *data: Tensor, held: Sequence[str] = ()) -> None:
+    """M-steps until the gradient vanishes, but for that of parameters that are held.
+
+    Near its end EM goes on in a straight line, ever slower: from the last steps Anderson (1965) tells where to.
+    """
+    parameters, before, after = list(emission.parameters()), [], []
+    for i in range(600):
+        if i % 10 == 0:
             slopes = [g.abs().max() for name, g in gradients(emission, *data).items() if name not in held]
             if max(slopes) < 1e-7:
-                break
+                return
+        before.append(parameters_to_vector(parameters).detach())
         emission.maximize(*emission.statistics(*data))
+        after.append(parameters_to_vector(parameters).detach())
+        G = torch.stack(after[-8:])
+        F = G - torch.stack(before[-8:])
+        # not before a look, and not where a component's share has come to 0
+        if i > 30 and i % 10 < 9 and F.isfinite().all():
+            reached = objective(emission, *data)
+            mix = torch.linalg.pinv(F.diff(dim=0).T, rtol=1e-6) @ F[-1]
+            vector_to_parameters(G[-1] - mix @ G.diff(dim=0), parameters)
+            if not objective(emission, *data) >= reached - 1e-9:  # too far
+                vector_to_parameters(G[-1], parameters)
 
 
 def gradients(emission: Emission, *data: Tensor) -> dict[str, Tensor]:
@@ -466,12 +482,12 @@ def gradients(emission: Emission, *data: Tensor) -> dict[str, Tensor]:
 
 @every_family
 def test_log_prob_is_scipys_with_missing_entries_integrated_out(name):
-    family = FAMILIES[name]
-    observed = observed_pattern(family)
-    value = family.make().log_prob(hidden(family.x, observed), observed)
+    family, n = FAMILIES[name], 16
+    frames, observed = family.x[:n], observed_pattern(family)[:n]
+    value = family.make().log_prob(hidden(frames, observed), observed)
     oracle = [
         [family.oracle(x, k, seen) for k in range(K)]
-        for x, seen in zip(family.x.numpy(), observed.numpy(), strict=True)
+        for x, seen in zip(frames.numpy(), observed.numpy(), strict=True)
     ]
     close(value, torch.tensor(oracle, dtype=torch.float64), **EXACT)
     assert (value[1] == 0).all(), "a frame of which nothing was seen says nothing"
@@ -576,7 +592,7 @@ def test_the_m_step_is_the_maximum(name, prior):
         limit = 1e-9 if family.exact else 1e-6
         assert gradient.abs().max() < limit, f"∂ objective / ∂ {parameter} is {gradient}"
     best = objective(emission, *data)
-    for i in range(20):
+    for i in range(8):
         rival = copy.deepcopy(emission)
         for j, parameter in enumerate(rival.parameters()):
             parameter.data += 0.03 * numbers(*parameter.shape, seed=1000 * i + j)
@@ -829,7 +845,7 @@ def test_a_floor_keeps_a_state_from_collapsing_and_is_reported(name):
     floor, data = torch.tensor([0.05, 0.3], dtype=torch.float64), repeated(name)
     emission = make(floor=floor)
     values = []
-    for _ in range(300):
+    for _ in range(300 if name == "student-t" else 3):  # the others are there at once
         emission.maximize(*emission.statistics(*data))
         values.append(objective(emission, *data).item())
     assert min(np.diff(values)) > -1e-9 * abs(values[-1]), np.diff(values).min()
@@ -848,7 +864,7 @@ def test_without_a_floor_rounding_is_one(name):
     make, spread = COLLAPSING[name]
     emission, data = make(), repeated(name)
     values = []
-    for _ in range(100):
+    for _ in range(100 if name == "student-t" else 10):
         emission.maximize(*emission.statistics(*data))
         values.append(objective(emission, *data).item())
         assert all(g.isfinite().all() for g in gradients(emission, *data).values())

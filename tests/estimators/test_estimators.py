@@ -49,6 +49,7 @@ TINY: dict[str, Any] = {
     "warm_up": 2,
     "n_samples": 5,
     "batch_size": 3,
+    "max_length": 12,
 }
 
 
@@ -70,19 +71,22 @@ def frames(kind: str) -> np.ndarray:
 # name: what makes it, the data it takes.
 CLASSICAL: dict[str, tuple[Callable[[], Any], str]] = {
     **{
-        f"gaussian-{c}": (lambda c=c: GaussianHMM(2, c, random_state=0, n_iter=5), "real")
+        f"gaussian-{c}": (lambda c=c: GaussianHMM(2, c, random_state=0, n_iter=5, n_init=2), "real")
         for c in ("diag", "spherical", "full", "tied")
     },
-    "categorical": (lambda: CategoricalHMM(2, n_features=4, random_state=0, n_iter=5), "symbols"),
-    "poisson": (lambda: PoissonHMM(2, random_state=0, n_iter=5), "counts"),
-    "bernoulli": (lambda: BernoulliHMM(2, random_state=0, n_iter=5), "binary"),
-    "multinomial": (lambda: MultinomialHMM(2, 6, random_state=0, n_iter=5), "rows"),
+    "categorical": (lambda: CategoricalHMM(2, n_features=4, random_state=0, n_iter=5, n_init=2), "symbols"),
+    "poisson": (lambda: PoissonHMM(2, random_state=0, n_iter=5, n_init=2), "counts"),
+    "bernoulli": (lambda: BernoulliHMM(2, random_state=0, n_iter=5, n_init=2), "binary"),
+    "multinomial": (lambda: MultinomialHMM(2, 6, random_state=0, n_iter=5, n_init=2), "rows"),
     **{
-        f"gmm-{c}": (lambda c=c: GMMHMM(2, 2, covariance_type=c, random_state=0, n_iter=5), "real")
+        f"gmm-{c}": (lambda c=c: GMMHMM(2, 2, covariance_type=c, random_state=0, n_iter=5, n_init=2), "real")
         for c in ("diag", "spherical", "full", "tied")
     },
     **{
-        f"variational-{c}": (lambda c=c: VariationalGaussianHMM(2, c, random_state=0, n_iter=5), "real")
+        f"variational-{c}": (
+            lambda c=c: VariationalGaussianHMM(2, c, random_state=0, n_iter=5, n_init=2),
+            "real",
+        )
         for c in ("diag", "spherical", "full", "tied")
     },
     "emission": (
@@ -90,11 +94,12 @@ CLASSICAL: dict[str, tuple[Callable[[], Any], str]] = {
             emissions.StudentT(torch.zeros(2, 3).double(), torch.ones(2, 3).double(), 5.0),
             random_state=0,
             n_iter=5,
+            n_init=2,
         ),
         "real",
     ),
     "variational-categorical": (
-        lambda: VariationalCategoricalHMM(2, n_features=4, random_state=0, n_iter=5),
+        lambda: VariationalCategoricalHMM(2, n_features=4, random_state=0, n_iter=5, n_init=2),
         "symbols",
     ),
 }
@@ -111,7 +116,7 @@ DEEP: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: DeepMarkovModel(2, inference="product-filter", n_hidden=4, random_state=0, **TINY),
         "real",
     ),
-    "switching-dmm": (lambda: SwitchingDMM(2, 2, n_hidden=4, random_state=0, **TINY), "real"),
+    "switching-dmm": (lambda: SwitchingDMM(2, 2, n_hidden=4, n_init=2, random_state=0, **TINY), "real"),
     "switching-dmm-filtering": (
         lambda: SwitchingDMM(
             2, 2, init="random", inference="product-filter", n_hidden=4, random_state=0, **TINY
@@ -127,6 +132,7 @@ SEMI: dict[str, tuple[Callable[[], Any], str]] = {
             max_duration=12,
             random_state=0,
             n_iter=3,
+            n_init=2,
         ),
         "real",
     )
@@ -136,6 +142,10 @@ ALL = CLASSICAL | SEMI | DEEP
 STATEFUL = [*CLASSICAL, *SEMI, "vae-hmm", "vae-hmm-tied", "switching-dmm", "switching-dmm-filtering"]
 FILTERS = [name for name in (*STATEFUL, "dmm-filtering") if name != "switching-dmm"]
 every = pytest.mark.parametrize("name", ALL)
+# one of each class: how data are read does not depend on its options
+every_class = pytest.mark.parametrize(
+    "name", {type(make()): name for name, (make, _) in ALL.items()}.values()
+)
 classical = pytest.mark.parametrize("name", CLASSICAL)
 deep = pytest.mark.parametrize("name", DEEP)
 # variational ones hold distributions of parameters: no counts, zeros or scores of a maximum; a module has no attributes
@@ -225,7 +235,7 @@ def test_asking_twice_gives_the_same_answer(name: str) -> None:
     assert_same(answers(fitted(name), data(name), LENGTHS), answers(fitted(name), data(name), LENGTHS))
 
 
-@every
+@every_class
 def test_every_form_of_x_says_the_same(name: str) -> None:
     model, X = fitted(name), data(name)
     expected = answers(model, X, LENGTHS)
@@ -241,7 +251,7 @@ def test_every_form_of_x_says_the_same(name: str) -> None:
     assert_same(answers(model, pd.DataFrame(X, index)), expected)
 
 
-@every
+@every_class
 def test_fit_takes_every_form_of_x(name: str) -> None:
     make, kind = ALL[name]
     X = frames(kind)
@@ -904,11 +914,11 @@ def test_units_change_a_score_by_their_jacobian_alone(name: str) -> None:
 def test_the_elbo_is_under_the_importance_bound(name: str) -> None:
     model, X = fitted(name), incomplete(name)
     low, high = (
-        model.evaluate(X, LENGTHS, method="elbo", n_samples=400),
-        model.evaluate(X, LENGTHS, n_samples=400),
+        model.evaluate(X, LENGTHS, method="elbo", n_samples=100),
+        model.evaluate(X, LENGTHS, n_samples=100),
     )
-    assert (low.kind, high.kind) == ("ELBO", "importance bound, S = 400")
-    assert low.total <= high.total + 0.3
+    assert (low.kind, high.kind) == ("ELBO", "importance bound, S = 100")
+    assert low.total <= high.total + 4 * np.hypot(low.monte_carlo_error, high.monte_carlo_error)
     assert model.score(X, LENGTHS) == model.evaluate(X, LENGTHS, n_samples=model.n_samples).total
 
 
@@ -918,7 +928,7 @@ def test_without_standardising_nothing_is_scaled() -> None:
     assert (model.scale_ == 1).all()
 
 
-def chain_data(n: int = 500) -> tuple[np.ndarray, np.ndarray]:
+def chain_data(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
     """Three persistent states, a dozen standard deviations apart."""
     rng = np.random.default_rng(0)
     states = np.repeat(rng.integers(0, 3, n // 10), 10)
@@ -927,7 +937,7 @@ def chain_data(n: int = 500) -> tuple[np.ndarray, np.ndarray]:
 
 
 QUICK: dict[str, Any] = {
-    "hidden": (16,), "n_pretrain": 200, "n_updates": 150, "warm_up": 40, "learning_rate": 1e-2, "max_length": 50,
+    "hidden": (16,), "n_pretrain": 150, "n_updates": 60, "warm_up": 20, "learning_rate": 1e-2, "max_length": 50,
     "batch_size": 8, "n_samples": 20, "random_state": 0,
 }  # fmt: skip
 
@@ -967,15 +977,17 @@ def independent(likelihood: str, train: np.ndarray, test: np.ndarray) -> float:
     )
 
 
-@pytest.mark.parametrize("likelihood", HELD_OUT)
-@pytest.mark.parametrize("make", [VAEHMM, VAE, DeepMarkovModel])
-def test_every_likelihood_beats_independent_entries_on_held_out_data(likelihood: str, make: Any) -> None:
+@pytest.mark.parametrize(
+    ("make", "likelihood"),
+    [(VAEHMM, "categorical"), (VAE, "bernoulli"), (DeepMarkovModel, "poisson")],
+)
+def test_every_likelihood_beats_independent_entries_on_held_out_data(make: Any, likelihood: str) -> None:
     draw, _ = HELD_OUT[likelihood]
     rng = np.random.default_rng(0)
     states = np.repeat(rng.integers(0, 2, 60), 10)
     X = draw(rng, states).astype(float)
     train, test = X[:400], X[400:]
-    options = QUICK | {"n_updates": 40, "n_pretrain": 100, "warm_up": 10}
+    options = QUICK | {"n_updates": 30, "n_pretrain": 100, "warm_up": 10}
     if make is VAE:
         options |= {"max_length": 1, "n_pretrain": 0, "batch_size": 64, "n_updates": 300}
     if make is DeepMarkovModel:

@@ -84,6 +84,8 @@ CASES = [
     for name in LETTERED
     for n in range(len(letters_of(name)) + 1)
     for subset in itertools.combinations(letters_of(name), n)
+    # the chain's halves know nothing of the emission's parts: apart only where these are all learnt, or none
+    if len({*"st"} & {*subset}) != 1 or len({*subset} - {*"st"}) in (0, len(letters_of(name)) - 2)
 ]
 
 
@@ -92,18 +94,17 @@ def test_every_subset(name: str, params: str) -> None:
     model = copy.deepcopy(start(name))
     letters = letters_of(name)
     before = {letter: attributes(model, letter) for letter in letters}
-    model.set_params(params=params, init_params="", n_iter=6, tol=-np.inf)
+    model.set_params(params=params, init_params="", n_iter=4, tol=-np.inf)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(frames(CLASSICAL[name][1]), LENGTHS)
     for letter in letters:
-        for old, new in zip(before[letter], attributes(model, letter), strict=True):
-            if letter in params:
-                assert not np.array_equal(old, new), f"{letter} is to be learnt and did not move"
-            else:
-                assert np.array_equal(old, new), (
-                    f"{letter} is frozen and moved by {np.abs(old - new).max():.1e}"
-                )
+        pairs = list(zip(before[letter], attributes(model, letter), strict=True))
+        moved = [np.abs(old - new).max() for old, new in pairs if not np.array_equal(old, new)]
+        if letter in params:
+            assert moved, f"{letter} is to be learnt and did not move"
+        else:
+            assert not moved, f"{letter} is frozen and moved by {max(moved):.1e}"
     history = np.array(model.monitor_.history)
     assert (np.diff(history) > -1e-9 * abs(history[0])).all(), f"fell: {history}"
     if not params:
@@ -112,4 +113,6 @@ def test_every_subset(name: str, params: str) -> None:
 
 
 def test_the_cases_are_all_there() -> None:
-    assert len(CASES) == 4 * 2**4 + 4 * 2**3 + 4 * 2**5 + 4 * 2**4 + 2**3
+    """Of n letters of an emission 2ⁿ subsets, with the whole chain and without, and four more."""
+    letters = [4 * [2], 4 * [1], 4 * [3], 4 * [2], [1]]
+    assert len(CASES) == sum(2 * 2**n + 4 for n in itertools.chain(*letters))

@@ -1,4 +1,4 @@
-"""hmmlearn as the oracle: the same start, the same data, the same numbers all the way, for 204 random models.
+"""hmmlearn as the oracle: the same start, the same data, the same numbers all the way, for 84 random models.
 
 Left out is only where hmmlearn is wrong: scalar covars_prior on full and tied matrices, the Poisson prior, the
 score of "map" decoding, history without its last value.
@@ -62,15 +62,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Start]] = {
     "poisson": ("PoissonHMM", {}, poisson_start),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
-SEEDS = range(34)  # times seven families
+SEEDS = range(12)  # times seven families, each twelve pairs of states and columns
 
 
 class Twins:
     """One random problem, and a model of each package at the same random start."""
 
     def __init__(self, family: str, seed: int, **options: Any) -> None:
-        rng = np.random.default_rng([seed, *map(ord, family)])
-        self.K, self.D = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+        rng = np.random.default_rng([seed, 1, *map(ord, family)])
+        self.K, self.D = 1 + seed % 4, 1 + seed // 4 % 3
         name, own, start = FAMILIES[family]
         K = self.K
         truth = {"startprob_": simplex(rng, K), "transmat_": simplex(rng, K, K)} | start(rng, K, self.D)
@@ -158,7 +158,7 @@ def test_every_answer_at_the_same_parameters(family: str, seed: int) -> None:
     assert_allclose(ours.get_stationary_distribution(), theirs.get_stationary_distribution(), atol=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [3, 6])  # four states, and three with two columns
 @pytest.mark.parametrize(
     ("family", "prior"),
     [
@@ -247,7 +247,7 @@ class AboutTheNewMean(hmmlearn.hmm.GMMHMM):
 def mixtures(kind: str, seed: int, **options: Any) -> tuple[Any, Any, np.ndarray, list[int]]:
     """Theirs and ours at one random start, and data of three groups."""
     rng = np.random.default_rng([seed, *map(ord, kind)])
-    K, M, D = (int(n) for n in rng.integers(1, [3, 3, 4]))  # more components than groups would collapse
+    K, M, D = 1 + seed % 2, 1 + seed // 2 % 2, 1 + seed % 3  # more components than groups would collapse
     lengths = [*rng.integers(80, 140, 3).tolist(), 1, 2]
     n = sum(lengths)
     X = 2.5 * rng.normal(size=(4, D))[rng.integers(0, 4, n)] + rng.normal(size=(n, D))
@@ -281,7 +281,7 @@ kinds = pytest.mark.parametrize("kind", ["diag", "spherical", "full", "tied"])
 
 @kinds
 @pytest.mark.parametrize("letters", ["stmcw", "stmw", "stcw", "w"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_every_iteration_of_a_mixture(kind: str, letters: str, seed: int) -> None:
     """With means or covariances frozen hmmlearn's own steps; with both free, those with its centring mended."""
     theirs, ours, X, lengths = mixtures(kind, seed, params=letters)
@@ -313,7 +313,7 @@ def test_every_answer_of_a_mixture(kind: str) -> None:
     ],
 )
 def test_priors_of_a_mixture(kind: str, prior: dict[str, Any]) -> None:
-    for seed in range(4):
+    for seed in (1, 3):
         theirs, ours, X, lengths = mixtures(kind, seed, **({"params": "stcw"} | prior))
         theirs.fit(X, lengths)
         ours.fit(X, lengths)

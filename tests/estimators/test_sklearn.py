@@ -119,17 +119,18 @@ WEIGHTS = dict.fromkeys(
     ],
     ONE_WEIGHT,
 )
+BRIEF: dict[str, Any] = {"n_iter": 5, "n_init": 2}
 SEQUENCE_MODELS = [
-    *(GaussianHMM(2, c) for c in ("diag", "spherical", "full", "tied")),
-    Counts(2),
-    YesOrNo(2),
-    Symbols(2, n_features=3),
-    VariationalGaussianHMM(2),
-    GMMHMM(2, 2),
-    Rows(2),
-    VAEHMM(2, 2, **TINY),
-    DeepMarkovModel(2, n_hidden=3, **TINY),
-    SwitchingDMM(2, 2, n_hidden=3, **TINY),
+    *(GaussianHMM(2, c, **BRIEF) for c in ("diag", "spherical", "full", "tied")),
+    Counts(2, **BRIEF),
+    YesOrNo(2, **BRIEF),
+    Symbols(2, n_features=3, **BRIEF),
+    VariationalGaussianHMM(2, **BRIEF),
+    GMMHMM(2, 2, **BRIEF),
+    Rows(2, **BRIEF),
+    VAEHMM(2, 2, reseed=0, **TINY),
+    DeepMarkovModel(2, n_hidden=3, max_length=10, **TINY),
+    SwitchingDMM(2, 2, n_hidden=3, max_length=10, n_init=1, reseed=0, **TINY),
 ]
 
 
@@ -145,7 +146,14 @@ def expected_failures(estimator: Any) -> dict[str, str]:
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @parametrize_with_checks([*SEQUENCE_MODELS, VAE(2, **TINY)], expected_failed_checks=expected_failures)
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
-    check(estimator)
+    try:
+        check(estimator)
+    except Exception as error:
+        if check.func.__name__ in expected_failures(
+            estimator
+        ):  # its way through scikit-learn would be told at length
+            raise error.with_traceback(None) from None
+        raise
 
 
 def test_the_tags_say_what_is_taken() -> None:

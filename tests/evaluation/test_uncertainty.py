@@ -270,8 +270,8 @@ def test_bootstrap_finds_the_sampling_error_and_keeps_the_gaps() -> None:
     exact = np.sqrt(model.lambdas_[0, 0] / 30)
     assert row["standard error"] == pytest.approx(exact, rel=4 / np.sqrt(2 * 150))
     assert row["upper"] - row["lower"] == pytest.approx(2 * 1.96 * exact, rel=0.25)
-    again = uncertainty(model, X, method="bootstrap", n_samples=150, random_state=0)
-    pd.testing.assert_frame_equal(table, again)
+    few = [uncertainty(model, X, method="bootstrap", n_samples=5, random_state=0) for _ in range(2)]
+    pd.testing.assert_frame_equal(*few)
 
 
 def test_bootstrap_keeps_zeros() -> None:
@@ -320,7 +320,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     n = 60
     for seed in range(n):
         X, _ = truth.sample(200, random_state=seed)
-        model = PoissonHMM(2, init_params="", tol=1e-6, n_iter=200)
+        model = PoissonHMM(2, init_params="", tol=1e-4, n_iter=200)
         for attribute in truth.learnt():
             setattr(model, attribute, np.array(getattr(truth, attribute)))
         table = uncertainty(model.fit(X), X, level=0.9)

@@ -1,9 +1,11 @@
 """Every backend computes the same thing: the definition, by enumeration and by the reference."""
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 
+import oracles
 import pytest
 import torch
 from oracles import enumerate_filter, enumerate_posterior, log_joint, random_chain
@@ -45,7 +47,7 @@ def forced(name: str, instructions: str) -> Iterator[str]:
 
 
 def close(got: torch.Tensor, want: torch.Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    torch.testing.assert_close(got.double(), want.double(), rtol=rtol, atol=atol)
+    oracles.close(got.double(), want.double(), rtol=rtol, atol=atol)
 
 
 def agree(chain: Chain) -> None:
@@ -89,13 +91,18 @@ def test_enumeration(engine: str, varies: str, zeros: float, dtype: torch.dtype)
 
 
 @dtypes
-@pytest.mark.parametrize("K", [1, 2, 3, 5, 16, 33, 128])
-@pytest.mark.parametrize("T", [1, 2, 63, 64, 65, 300])
+@pytest.mark.parametrize(
+    ("T", "K"),  # T decides how steps lie in tiles, K how states lie in vectors
+    [
+        *itertools.product([1, 2, 63, 64, 65, 300], [2, 16]),
+        *itertools.product([2, 65], [1, 3, 5, 33, 128]),
+    ],
+)
 def test_reference(T: int, K: int, dtype: torch.dtype) -> None:
     for varies, B in [("stationary", 1), ("stationary", 9), ("batch", 3), ("time", 3)]:
         if (5e6 if varies == "stationary" else 5e5) < B * T * K * K:
             continue
-        if T == 300 and (varies != "stationary" or K in (3, 33)):
+        if T == 300 and varies != "stationary":
             continue  # the reference takes its time
         agree(random_chain(B, T, K, seed=T + K, varies=varies, zeros=0.3, dtype=dtype))
 

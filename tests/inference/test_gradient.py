@@ -75,8 +75,8 @@ def test_derivatives_to_third_order_are_finite_differences(varies):
         return sum(g.square().sum() for g in grads)
 
     assert torch.autograd.gradcheck(log_z(chain), leaves(chain))
-    assert torch.autograd.gradgradcheck(log_z(chain), leaves(chain))
-    assert torch.autograd.gradgradcheck(squared_gradient, leaves(chain))
+    assert torch.autograd.gradgradcheck(log_z(chain), leaves(chain), fast_mode=True)
+    assert torch.autograd.gradgradcheck(squared_gradient, leaves(chain), fast_mode=True)
 
 
 def test_one_run_of_the_kernel_gives_value_and_gradient(engine, monkeypatch):
@@ -135,17 +135,18 @@ def test_gradients_are_finite_whatever_stands_in_the_tables(varies, dtype):
 
 
 @ranks
-def test_the_operator_keeps_the_promises_torch_asks_of_one(varies):
+def test_the_operator_keeps_the_promises_torch_asks_of_one(varies, engine):
     """Its fake twin's shapes, no aliases, its schema, and the same gradients when traced."""
-    chain = random_chain(3, 4, 2, seed=4, varies=varies).canonical()
+    chain = random_chain(3, 3, 2, seed=4, varies=varies).canonical()
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    if varies == "time":  # the slow one, which asks the same of every rank
+    if varies == "time" and engine == ON_CPU[0]:  # the slow one, which asks the same of every rank and engine
         tests.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(_operator, (*leaves(chain), chain.lengths), test_utils=tests)
 
 
-@pytest.mark.parametrize("ragged", [True, False])
-@ranks
+@pytest.mark.parametrize(
+    ("varies", "ragged"), [("stationary", True), ("stationary", False), ("batch", True), ("time", True)]
+)
 def test_compiled_whole_is_eager(varies, ragged):
     chain = random_chain(3, 4, 2, seed=6, varies=varies, zeros=0.3, ragged=ragged)
     lengths = chain.lengths if ragged else None

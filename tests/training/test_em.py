@@ -46,10 +46,13 @@ def random_fit(family: str, seed: int) -> tuple[HMM, Sequences, str]:
 
 
 @every_family
-def test_the_objective_never_decreases(family: str) -> None:
-    """A thousand fits in all, of so few frames that states die and spreads reach their floors."""
+@pytest.mark.parametrize(
+    "seeds", [range(16), pytest.param(range(16, 49), marks=pytest.mark.thorough)], ids=["16", "49"]
+)
+def test_the_objective_never_decreases(family: str, seeds: range) -> None:
+    """Hundreds of fits in all, of so few frames that states die and spreads reach their floors."""
     gains = []
-    for seed in range(20 if family == "logistic-regression" else 49):
+    for seed in seeds[::2] if family == "logistic-regression" else seeds:
         model, data, about = random_fit(family, seed)
         values = torch.tensor([step.objective for step in islice(em(model, data), 10)], dtype=torch.float64)
         assert values.isfinite().all(), f"{about}: {values.tolist()}"
@@ -96,8 +99,14 @@ def interior(family: str, missing: float, weights: bool) -> tuple[HMM, Sequences
     return model, data
 
 
-@every_family
-@pytest.mark.parametrize(("missing", "weights"), [(0.0, False), (0.25, True)])
+# whose M-step goes another way where nothing is missing; to the others what is missing weighs 0
+BY_PATTERN = ["full", "tied", "log-normal", "mixture", "low-rank", "linear-regression", "autoregressive"]
+
+
+@pytest.mark.parametrize(
+    ("family", "missing", "weights"),
+    [(f, 0.25, True) for f in FAMILIES] + [(f, 0.0, False) for f in BY_PATTERN],
+)
 def test_where_em_stops_the_gradient_vanishes(family: str, missing: float, weights: bool) -> None:
     """EM and autograd know nothing of each other, and agree on what a maximum is."""
     model, data = interior(family, missing, weights)
@@ -112,7 +121,7 @@ def test_where_em_stops_the_gradient_vanishes(family: str, missing: float, weigh
     last = -math.inf
     for step in islice(em(model, data), 2000):
         gain, last = step.objective - last, step.objective
-        if gain < 1e-10:
+        if gain < 1e-9:
             break
     else:
         pytest.fail(f"EM still gains {gain:.1e} after 2000 updates")

@@ -71,7 +71,7 @@ def gradient(model: HMM, data: Sequences) -> float:
     return max(float(d.abs().max()) for d in torch.autograd.grad(value, list(model.emission.parameters())))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_one_method_is_enough_to_learn_and_the_objective_never_falls(seed: int) -> None:
     chain, data, g = problem(seed)
     model = HMM(chain, Logistic(numbers(g, K, D)))
@@ -80,7 +80,7 @@ def test_one_method_is_enough_to_learn_and_the_objective_never_falls(seed: int) 
     values: list[float] = []
     for step in islice(em(model, data), 1000):
         values.append(step.objective)
-        if len(values) > 1 and values[-1] - values[-2] < 1e-10:
+        if len(values) > 1 and values[-1] - values[-2] < 1e-9:
             break
     assert min(b - a for a, b in pairwise(values)) > -1e-9
     assert values[-1] > values[0] + 1

@@ -175,6 +175,21 @@ def test_an_objective_that_is_not_finite_stops_the_loop_and_names_the_update(bad
     close(list(model.parameters()), before, msg="the parameters must stay as they were")
 
 
+def test_a_gradient_that_is_not_finite_stops_the_loop_before_it_is_followed() -> None:
+    """√0 is 0, and its slope boundless: 0 times that is not a number."""
+    model, data = hmm(), counts()
+    parameter = next(model.parameters())
+
+    def objective(batch: Batch, beta: float, g: torch.Generator) -> Tensor:
+        return model.objective(batch) + (0 * parameter).sum().sqrt()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(FloatingPointError, match="norm of the gradient is nan at update 0"):
+        next(ascend(model, data, optimizer, batch_size=5, generator=torch.Generator(), objective=objective))
+    close(list(model.parameters()), before, msg="the parameters must stay as they were")
+
+
 def test_the_gradient_is_clipped_and_its_own_norm_reported() -> None:
     data, model = counts(), hmm()
     norm = float(full_gradient(model, data).norm())

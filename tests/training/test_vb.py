@@ -162,8 +162,7 @@ def test_with_two_states_the_bound_stays_under_the_evidence(kind: str, seed: int
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "categorical"])
-@pytest.mark.parametrize("missing", [0.0, 0.3])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("seed", "missing"), [(0, 0.0), (0, 0.3), (1, 0.3), (2, 0.0), (3, 0.3)])
 def test_the_bound_never_goes_down(kind: str, missing: float, seed: int) -> None:
     """Weights, labels and holes in the data included; frozen parts too."""
     data = data_of(kind, [15, 1, 24], 3, seed, missing)
@@ -217,10 +216,9 @@ def test_expected_densities_are_expectations(kind: str) -> None:
         dof = float(q.dof) if kind == "tied" else float(q.dof[k])
         Lambda = np.zeros((n, D, D))
         if kind in ("full", "tied"):
-            for i in range(n):
-                z = np.tril(rng.normal(size=(D, D)), -1)
-                z[np.diag_indices(D)] = np.sqrt(rng.chisquare(dof - np.arange(D)))
-                Lambda[i] = root @ z @ z.T @ root.T
+            z = np.tril(rng.normal(size=(n, D, D)), -1)
+            z[:, range(D), range(D)] = np.sqrt(rng.chisquare(dof - np.arange(D), (n, D)))
+            Lambda = root @ z @ z.swapaxes(1, 2) @ root.T
         else:
             draws = rng.chisquare(dof, (n, D if kind == "diag" else 1))
             Lambda[:, range(D), range(D)] = draws * np.diag(root @ root.T)
