@@ -71,8 +71,8 @@ def ascend(
         max_norm: the gradient's norm is clipped there.
         place: where to go on from, kept up to date from there on; the beginning without it.
 
-    Raises FloatingPointError when the objective or its gradient is no longer finite, naming the update; the parameters are
-    then those before it.
+    Raises FloatingPointError when the objective or its gradient is no longer finite, naming the update; the parameters
+    are then those before it.
     """
     objective = objective or own_objective(model)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

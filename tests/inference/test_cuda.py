@@ -54,8 +54,8 @@ CASES = [c for c in MANY if c[2] != "time" or c[0] * c[1] ** 2 < 1e7] if GPU els
 def interpreter() -> Iterator[None]:
     """Triton patches its language anew for each call; once is enough, and takes a third off.
 
-    Its sums of indices are also added up a second time for a check that it then makes in its debug mode alone.  Both are
-    private to Triton: where a release has them no more, the tests only take longer.
+    Its sums of indices are also added up a second time for a check that it then makes in its debug mode alone.  Both
+    are private to Triton: where a release has them no more, the tests only take longer.
     """
     if GPU:
         yield
