@@ -97,7 +97,7 @@ def exact_parts(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @willing
 def test_what_is_filled_in_is_the_conditional_expectation(name: str) -> None:
-    model, S = fitted(name), 400 if "stays" in name else 700  # ages make a pair of particles dear
+    model, S = fitted(name), 1000
     filled = model.impute(X, LENGTHS, n_samples=S, random_state=0, **given(name))
     missing = np.isnan(X)
     assert filled.dtype == np.float64
@@ -113,7 +113,7 @@ def test_what_is_filled_in_is_the_conditional_expectation(name: str) -> None:
 
 @willing
 def test_drawn_entries_have_the_conditional_mean_and_variance(name: str) -> None:
-    model, n = fitted(name), 1500
+    model, n = fitted(name), 3000
     x = X[:4]
     inputs = {k: [u] * n for k, u in given(name, slice(4)).items()}
     drawn = model.impute([x] * n, how="sample", n_samples=60, random_state=0, **inputs).reshape(n, 4, 3)

@@ -914,11 +914,11 @@ def test_units_change_a_score_by_their_jacobian_alone(name: str) -> None:
 def test_the_elbo_is_under_the_importance_bound(name: str) -> None:
     model, X = fitted(name), incomplete(name)
     low, high = (
-        model.evaluate(X, LENGTHS, method="elbo", n_samples=100),
-        model.evaluate(X, LENGTHS, n_samples=100),
+        model.evaluate(X, LENGTHS, method="elbo", n_samples=400),
+        model.evaluate(X, LENGTHS, n_samples=400),
     )
-    assert (low.kind, high.kind) == ("ELBO", "importance bound, S = 100")
-    assert low.total <= high.total + 4 * np.hypot(low.monte_carlo_error, high.monte_carlo_error)
+    assert (low.kind, high.kind) == ("ELBO", "importance bound, S = 400")
+    assert low.total <= high.total + 0.3
     assert model.score(X, LENGTHS) == model.evaluate(X, LENGTHS, n_samples=model.n_samples).total
 
 

@@ -254,8 +254,8 @@ def test_what_offsets_tell_later_is_known_of_latents_before() -> None:
     unseen = torch.full((1, D), math.nan).double()
     told = (model.offset[[0, 2]] > 0).double()
     data = Sequences.from_any([torch.cat([unseen, x[None]]).numpy() for x in told]).batch()
-    found = smoothed_paths(model, data, 1000, 1000, seeded()).mean(0)[:, 0]
+    found = smoothed_paths(model, data, 2000, 2000, seeded()).mean(0)[:, 0]
     wanted = (enumerate_posterior(hmm.chain(data))[1] @ model.mean)[:, 0]
-    spread = 5 * math.sqrt(1.5 * 2 / 1000)
+    spread = 5 * math.sqrt(1.5 * 2 / 2000)
     assert ((found - wanted).abs() < spread).all(), (found, wanted)
     assert (wanted.abs() > 0.8).all(), "nothing to know"

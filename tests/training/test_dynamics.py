@@ -16,7 +16,7 @@ BALL, RISING = bouncing_ball(40, 50, random_state=0)
 
 
 def begun(**options):
-    return SwitchingDMM(2, 3, n_updates=0, n_pretrain=150, validation=0, random_state=0, **options)
+    return SwitchingDMM(2, 3, n_updates=0, n_pretrain=300, validation=0, random_state=0, **options)
 
 
 @pytest.mark.parametrize(
