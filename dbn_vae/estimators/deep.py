@@ -48,10 +48,10 @@ class DeepEstimator(DeepTraining):
         learning_rate: of Adam at its highest; it rises over 20 steps and falls to 0 as a cosine.
         max_length: longer sequences are cut to such pieces for gradient steps; scores never are.
         validation: share of the pieces kept apart to choose the best parameters; 0 for none.
-        patience: training ends when so many looks (a twentieth of n_updates each) at β = 1 brought no better bound of
-            the validation pieces; None to go on to n_updates.
+        patience: training ends when so many looks (a twentieth of n_updates each, or ten updates if that is more) at
+            β = 1 brought no better bound of the validation pieces; None to go on to n_updates.
         max_norm: longer gradients are clipped to this norm.
-        n_probes: starts that go through the first tenth of joint training, of which the best goes on.
+        n_probes: starts that go through the first tenth of joint training, or ten updates, of which the best goes on.
         core: a fitted deep estimator, or an AEVB module: its weights, and an estimator's scaling, are taken over, and
             there is no pre-training.  It must have the same columns, n_latent, likelihood, hidden and read_missing.
         freeze_core: joint training leaves the core as it is, to the bit.

@@ -220,7 +220,7 @@ class DeepTraining(SequenceEstimator):
             self.begin(self.module_, train, generator)
             runs.append(self.joint(train, validation, generator))
             if self.n_probes > 1:
-                runs[-1].run(until=2 * runs[-1].schedule.look_every)
+                runs[-1].run(until=runs[-1].schedule.probe_until)
         bounds = [run.curve[-1].validation for run in runs if run.curve]
         best = runs[int(np.argmax(bounds))] if bounds else runs[0]
         best.probes = bounds

@@ -2,7 +2,8 @@
 
     step size    rises over 20 updates, then falls to 0 as a cosine
     β            rises from 0.01 to 1 in warm_up updates; only then is what is ascended a bound
-    a look       every twentieth of the run: the bound of the validation sequences, always with the same noise
+    a look       every twentieth of the run, but not within ten updates of another: the bound of the validation
+                 sequences, always with the same noise
     the end      after n_updates, or `patience` looks at β = 1 without a better bound; the best look is kept
 
 A run is an object that can be left and taken up again: between two updates its model, optimizer, generator and the
@@ -25,6 +26,7 @@ from dbn_vae.sequences import Sequences
 from dbn_vae.training.sgvb import Objective, Place, ascend, ramp
 
 LOOKS = 20  # a run
+SHORTEST = 10  # updates between two looks, each of which costs about as much as some of them
 
 
 class Limited(NamedTuple):
@@ -56,7 +58,16 @@ class Schedule:
 
     @property
     def look_every(self) -> int:
-        return max(self.n_updates // LOOKS, 1)
+        return max(self.n_updates // LOOKS, SHORTEST)
+
+    @property
+    def probe_until(self) -> int:
+        """A tenth of the run, or the first look of a short one."""
+        return self.look_every * max(self.n_updates // (10 * self.look_every), 1)
+
+    def looks_after(self, update: int) -> bool:
+        """Whether this update, one of 1 to n_updates, ends with a look."""
+        return update % self.look_every == 0 or update == self.n_updates
 
     def rate(self, update: int) -> float:
         """Step size of an update; the first is 0."""
@@ -131,7 +142,7 @@ class Ascent:
                 self.recent.append((step.objective, step.gradient_norm))
                 self.clipped += step.gradient_norm > plan.max_norm
                 bar.update()
-                looks = step.update % plan.look_every == 0 or step.update == plan.n_updates
+                looks = plan.looks_after(step.update)
                 if looks:
                     self.look()
                     bar.set_postfix(nats_per_frame=f"{self.curve[-1].train:.3f}")

@@ -320,8 +320,8 @@ def test_the_best_of_the_probes_goes_on_as_if_it_had_been_alone() -> None:
     assert int(np.argmax(bounds)) == 1
     assert model.module_ is model.drawn[1]
     looks = model.history_
-    assert looks[1].validation == bounds[1]
-    assert [c.update for c in looks] == list(range(2, 41, 2))
+    assert looks[0].validation == bounds[1]
+    assert [c.update for c in looks] == [10, 20, 30, 40]
     assert model.drawn[0].core is not model.drawn[1].core
 
 
@@ -335,7 +335,7 @@ def ascent(bounds: list[float], monkeypatch: pytest.MonkeyPatch, **options: Any)
     left = iter(bounds)
     told = lambda *_: type("Score", (), {"per_frame": next(left)})  # noqa: E731
     monkeypatch.setattr(recipe, "iwae", told)
-    plan = Schedule(40, 8, 1e-2, options.pop("warm_up", 0), 10.0, **options)
+    plan = Schedule(200, 8, 1e-2, options.pop("warm_up", 0), 10.0, **options)
     return Ascent(model, data, data, plan, torch.Generator().manual_seed(0))
 
 
@@ -349,22 +349,34 @@ def test_training_ends_after_so_many_looks_without_a_better_bound(monkeypatch: p
         )
     )
     assert [c.validation for c in run.curve] == [1, 3, 2, 4, 3, 4, 2]
-    assert run.place.update == 14
+    assert run.place.update == 70
     run.keep_best()
-    assert_equal(run.model.state_dict(), seen[8])
+    assert_equal(run.model.state_dict(), seen[40])
     run.run()
-    assert run.place.update == 14, "a run that has ended stays ended"
+    assert run.place.update == 70, "a run that has ended stays ended"
+
+
+@pytest.mark.parametrize(
+    ("n_updates", "looks", "probe"),
+    [(1000, list(range(50, 1001, 50)), 100), (150, list(range(10, 151, 10)), 10), (7, [7], 10)],
+)
+def test_a_look_is_a_twentieth_of_a_run_but_not_under_ten_updates(
+    n_updates: int, looks: list[int], probe: int
+) -> None:
+    plan = Schedule(n_updates, 8, 1e-2, 0, 10.0)
+    assert [u for u in range(1, n_updates + 1) if plan.looks_after(u)] == looks
+    assert plan.probe_until == probe
 
 
 @pytest.mark.parametrize(("patience", "looks"), [(None, 20), (19, 20), (16, 18)])
 def test_patience_counts_from_beta_1_on(
     patience: int | None, looks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first look at β = 1 is the third update of two: what came before, however high, is no bound to keep."""
-    run = ascent([99, 1, *[0] * 18], monkeypatch, warm_up=3, patience=patience)
+    """The first look at β = 1 is the second: what came before, however high, is no bound to keep."""
+    run = ascent([99, 1, *[0] * 18], monkeypatch, warm_up=15, patience=patience)
     run.run()
     assert len(run.curve) == looks
-    assert run.keeper.update == 4
+    assert run.keeper.update == 20
 
 
 def test_the_norm_of_gradients_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
