@@ -5,6 +5,7 @@ TYPE_CHECKING count, since a reader meets them all the same.
 """
 
 import ast
+import functools
 import inspect
 import subprocess
 import sys
@@ -92,6 +93,7 @@ def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"dbn_vae.{node.attr}"
 
 
+@functools.cache
 def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), str(file))
 
@@ -181,7 +183,7 @@ def test_no_code_from_files_and_no_network(file: Path) -> None:
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Name) and node.id in {"eval", "exec", "__import__"}:
             bad.append(f"line {node.lineno}: {node.id}")
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+        if isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node) == "torch.load":
             bad.append(f"line {node.lineno}: torch.load")
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             on = not (isinstance(node.value, ast.Constant) and node.value.value is False)

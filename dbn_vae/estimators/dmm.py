@@ -1,6 +1,6 @@
 """The deep Markov model under scikit-learn's verbs."""
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Conditional
 from dbn_vae.estimators.deep_forecasting import DeepForecaster
+from dbn_vae.estimators.recipe import Schedule
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
@@ -50,6 +51,8 @@ class DeepMarkovModel(DeepForecaster):
             or Krishnan's structured networks of the past, the future or both, "ST-L", "ST-R" and "ST-LR".
         autoregressive: the decoder reads x_{t-1} beside z_t, zeros with a mask where it was not seen.
         n_hidden: width of the transition's and the recognition's networks.
+        weight_decay: λ of the prior N(0, 1 / (λ n_frames)) on every weight, which training leans to.
+        dropout: share of the numbers that recurrent networks do not read in training; scores read all.
         others: see DeepEstimator.
 
     Attributes: module_ (models.DMM), history_.
@@ -65,6 +68,19 @@ class DeepMarkovModel(DeepForecaster):
     inference: str = "product"
     autoregressive: bool = False
     n_hidden: int = 32
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay}; it must be at least 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}; it is a share of what is read, from 0 to under 1")
+
+    def schedule(self, n_updates: int, batch_size: int) -> Schedule:
+        plan = super().schedule(n_updates, batch_size)
+        return replace(plan, weight_decay=self.weight_decay, dropout=self.dropout)
 
     @property
     def n_states(self) -> int:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from dbn_vae.evaluation.likelihood import iwae
 from dbn_vae.models.base import LatentModel
 from dbn_vae.sequences import Sequences
-from dbn_vae.training.sgvb import Objective, Place, ascend, ramp
+from dbn_vae.training.sgvb import Objective, Place, ascend, dropout, ramp
 
 LOOKS = 20  # a run
 SHORTEST = 10  # updates between two looks, each of which costs about as much as some of them
@@ -55,6 +55,8 @@ class Schedule:
     warm_up: int
     max_norm: float
     patience: int | None = None
+    weight_decay: float = 0.0  # λ of the ½ λ |θ|² that a frame's objective is less
+    dropout: float = 0.0  # see sgvb.dropout
 
     @property
     def look_every(self) -> int:
@@ -109,7 +111,9 @@ class Ascent:
             whole = schedule.learning_rate <= limited.step_size
             share = 1.0 if whole else limited.step_size / schedule.learning_rate
             groups.append({"params": [p for p in free if id(p) in held], "share": share})
-        self.optimizer = torch.optim.Adam(groups, lr=schedule.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+        )
         self.place, self.keeper = Place(), Keeper(model)
         self.curve: list[Curve] = []
         self.recent: list[tuple[float, float]] = []  # objective and gradient norm since the last look
@@ -129,6 +133,7 @@ class Ascent:
             generator=self.generator,
             beta=ramp(plan.warm_up),
             objective=self.objective,
+            augment=dropout(plan.dropout),
             max_norm=plan.max_norm,
             place=self.place,
         )

@@ -297,7 +297,7 @@ def brute_force(model: Any, X: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", ["diag", "spherical", "full", "tied"])
 def test_the_imputed_mean_is_the_conditional_expectation_over_all_paths(name: str, fitted: Any) -> None:
     model, X = fitted[name]
-    X = X[:6].copy()
+    X = X[:5].copy()
     X[1, 0] = X[2] = X[4, 1] = np.nan
     filled = model.impute(X)
     assert_allclose(filled, brute_force(model, X), rtol=1e-9)
@@ -324,7 +324,7 @@ def test_observed_entries_are_returned_as_they_are(name: str, how: str, fitted: 
 def test_many_samples_average_to_the_mean_and_viterbi_takes_one_state(fitted: Any) -> None:
     model, X = fitted["full"]
     X = holed(X)[:12]
-    drawn = np.stack([model.impute(X, how="sample", random_state=seed) for seed in range(300)])
+    drawn = model.impute([X] * 300, how="sample", random_state=0).reshape(300, *X.shape)
     error = drawn.std(0) / np.sqrt(300) + 1e-12
     assert (abs(drawn.mean(0) - model.impute(X)) < 4.5 * error).all()
     states = model.predict(X)

@@ -527,6 +527,7 @@ def test_a_fitted_hsmm_tells_of_its_stays() -> None:
 # -- what intervals promise
 
 
+@pytest.mark.thorough  # of the classical families it always runs
 def test_intervals_cover_as_often_as_they_say() -> None:
     """Regressions in two states whose moves are partly known."""
     chain = PartlyFixed(
