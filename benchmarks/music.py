@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from dbn_vae.aevb import AEVB
 from dbn_vae.datasets import load_jsb
 from dbn_vae.emissions import Bernoulli
+from dbn_vae.estimators import VAEHMM as VAEHMMEstimator
 from dbn_vae.evaluation.likelihood import Score, elbo, evaluate, exact, iwae, smc
 from dbn_vae.likelihoods import named
 from dbn_vae.models import DMM, HMM, STR, VAEHMM, Product
@@ -269,6 +270,25 @@ def vae_hmm(
     return run
 
 
+def vae_hmm_made(
+    K: int, Z: int, hidden: tuple[int, ...], recipe: Recipe, S: int
+) -> Callable[[Data, int], Iterator[Result]]:
+    """Notes that know the lower ones of their frame, from the estimator's start: a static VAE, then an HMM of its z."""
+
+    def run(data: Data, seed: int) -> Iterator[Result]:
+        data, begin = data.single(), time.process_time()
+        start = VAEHMMEstimator(
+            K, Z, likelihood="made", hidden=hidden, n_pretrain=1500, n_updates=0, validation=0, max_length=None,
+            top_k=TOP_K, device="cpu", random_state=seed,
+        )  # fmt: skip
+        model = start.fit(data.train).module_
+        assert isinstance(model, VAEHMM)
+        valid = train(model, data.train, data.valid, recipe, seed)
+        yield from scored(model, data, valid, {"elbo": 1, "iwae": S}, time.process_time() - begin)
+
+    return run
+
+
 def most_probable(hmm: HMM, data: Sequences) -> Tensor:
     """States of its Viterbi paths: (N,)."""
     states = torch.zeros(data.n_frames, 1, dtype=torch.int64)
@@ -323,6 +343,7 @@ SMALL = Sizes(32, 64, 64, 128)
 SLOW = Recipe(12_000, 1e-3, l2=7e-4, dropout=0.1, warm_up=4000)
 FAST = Recipe(4000, 2e-3, decay=0.1, warm_up=1000)
 VAE_HMM = Recipe(1500, 5e-3, warm_up=300, batch=4), Recipe(1000, 3e-3, warm_up=1, batch=4)
+VAE_HMM_MADE = Recipe(1000, 2e-3, decay=0.1, warm_up=300)
 TOP_K = 8  # states a frame that a VAE-HMM decodes, in training and in its importance bound
 
 
@@ -336,6 +357,10 @@ def full() -> list[Row]:
         Row("a Markov chain a note", 1, own_past),
         *(Row(f"Bernoulli HMM, {K} states", 5, hmm(K)) for K in (8, 16, 32, 64, 128, 256, 500)),
         *(Row(f"VAE-HMM, {K} states", 5, vae_hmm(K, 16, (100,), VAE_HMM, 20)) for K in (8, 16, 32, 64)),
+        *(
+            Row(f"VAE-HMM, MADE, {K} states", 5, vae_hmm_made(K, 16, (100,), VAE_HMM_MADE, 20))
+            for K in (8, 16, 32, 64)
+        ),
         deep("ST-R", "ST-R", "bernoulli", MIDDLE, SLOW),
         deep("product, small", "product", "bernoulli", SMALL, FAST),
         deep("ST-R, MADE, small", "ST-R", "made", SMALL, FAST),

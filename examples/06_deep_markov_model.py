@@ -18,7 +18,7 @@ import numpy as np
 from dbn_vae import DeepMarkovModel, GaussianHMM, plotting
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--quick", action="store_true", help="fewer gradient steps and samples")
+parser.add_argument("--quick", action="store_true", help="fewer paths, gradient steps and samples")
 parser.add_argument("--out", type=Path, default=Path("example-output"), help="folder for the picture")
 arguments = parser.parse_args()
 
@@ -37,7 +37,7 @@ def oscillators(n: int, n_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray
     return true, true + 0.3 * rng.normal(size=true.shape)
 
 
-_, train = oscillators(100, 60, seed=0)
+_, train = oscillators(40 if arguments.quick else 100, 60, seed=0)
 true, test = oscillators(20, 60, seed=1)
 
 # Half of the training paths have a gap, so that the recognition network meets gaps before it is asked to fill one.

@@ -60,11 +60,10 @@ def test_what_holds_a_deep_markov_model_back_acts_in_training_alone() -> None:
     still = {"n_updates": 0, "n_pretrain": 0}
     assert fitted(**still).score(X) == fitted(**still | held).score(X)
     start = length(fitted(**still))
-    short = {"n_updates": 60, "n_pretrain": 0, "learning_rate": 1e-1}
-    assert length(fitted(**short, weight_decay=1e4)) < 0.5 * start < 0.5 * length(fitted(**short))
-    scores = {share: fitted(**short, dropout=share).score(X) for share in (0.0, 0.5)}
-    assert scores[0.0] != scores[0.5]
-    assert scores[0.5] == fitted(**short, dropout=0.5).score(X)
+    short = {"n_updates": 30, "n_pretrain": 0, "learning_rate": 2e-1}
+    plain = fitted(**short)
+    assert length(fitted(**short, weight_decay=1e4)) < 0.5 * start < 0.5 * length(plain)
+    assert fitted(**short, dropout=0.5).score(X) != plain.score(X)
 
 
 @pytest.mark.parametrize(("option", "value"), [("dropout", 1.0), ("dropout", -0.1), ("weight_decay", -1.0)])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -995,10 +994,3 @@ def test_every_likelihood_beats_independent_entries_on_held_out_data(make: Any, 
     model = make(n_latent=2, likelihood=likelihood, **options).fit(train)
     gain = model.score(test) - independent(likelihood, train, test)
     assert gain > 20, f"gains {gain:.1f} nats on {len(test)} frames"
-
-
-def test_validation_keeps_the_best_parameters_seen() -> None:
-    options = TINY | {"validation": 0.4, "n_updates": 40, "patience": None}
-    model = VAEHMM(2, 2, random_state=0, **options).fit(REAL, LENGTHS)
-    assert [c.update for c in model.history_][-1] == 40
-    assert len(list(islice(model.history_, 40))) == 20

@@ -126,14 +126,14 @@ SEQUENCE_MODELS = [
     YesOrNo(2, **BRIEF),
     Symbols(2, n_features=3, **BRIEF),
     VariationalGaussianHMM(2, **BRIEF),
-    GMMHMM(2, 2, **BRIEF),
     Rows(2, **BRIEF),
     VAEHMM(2, 2, reseed=0, **TINY),
-    SwitchingDMM(2, 2, n_hidden=3, max_length=10, n_init=1, reseed=0, **TINY),
 ]
 VARIANTS = [  # they take and check their data as one above does
     *(GaussianHMM(2, c, **BRIEF) for c in ("spherical", "full", "tied")),
+    GMMHMM(2, 2, **BRIEF),
     DeepMarkovModel(2, n_hidden=3, max_length=10, **TINY),
+    SwitchingDMM(2, 2, n_hidden=3, max_length=10, n_init=1, reseed=0, **TINY),
 ]
 
 

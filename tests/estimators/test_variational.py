@@ -103,7 +103,9 @@ def three_groups(seed: int) -> np.ndarray:
     return rng.normal(size=(150, 2)) + 6 * np.repeat(rng.integers(0, 3, 30), 5)[:, None]
 
 
-@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize(
+    "kind", ["full", "diag", *(pytest.param(k, marks=pytest.mark.thorough) for k in ("tied", "spherical"))]
+)
 def test_too_many_states_are_left_at_their_prior(kind: str) -> None:
     X = three_groups(0)
     model = VariationalGaussianHMM(6, kind, random_state=0, n_init=16).fit(X)

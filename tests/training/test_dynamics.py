@@ -21,7 +21,11 @@ def begun(**options):
 
 @pytest.mark.parametrize(
     ("start", "found"),
-    [({"transition": "linear"}, True), ({"transition": "gated"}, True), ({"init": "random"}, False)],
+    [
+        pytest.param({"transition": "linear"}, True, marks=pytest.mark.thorough),
+        ({"transition": "gated"}, True),
+        ({"init": "random"}, False),
+    ],
 )
 def test_directions_are_found_before_any_joint_training(start, found):
     """A single frame tells nothing of them, and moves near W = I do not either."""
