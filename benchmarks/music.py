@@ -32,7 +32,7 @@ from dbn_vae.likelihoods import named
 from dbn_vae.models import DMM, HMM, STR, VAEHMM, Product
 from dbn_vae.models.base import LatentModel
 from dbn_vae.sequences import Sequences
-from dbn_vae.training import ascend, dropout, em, ramp
+from dbn_vae.training import ascend, em, ramp
 from dbn_vae.transitions import Gated, Stationary
 
 D = 88  # keys of a piano
@@ -179,7 +179,6 @@ class Recipe(NamedTuple):
     learning_rate: float = 2e-3
     decay: float = 0.0  # of weights, decoupled as in AdamW
     l2: float = 0.0  # λ of ½ λ |θ|² in the objective of a frame, as in Adam
-    dropout: float = 0.0  # share of the notes that recurrent networks do not read
     warm_up: int = 500  # updates in which β rises to 1
     batch: int = 20
 
@@ -199,7 +198,6 @@ def train(model: LatentModel, data: Sequences, valid: Sequences | None, recipe: 
         batch_size=recipe.batch,
         generator=generator,
         beta=ramp(recipe.warm_up),
-        augment=dropout(recipe.dropout),
     )
     best = Best(model)
     for step in steps:
@@ -340,7 +338,7 @@ SMOOTHING = Smoothing(notes=1, moves=2)  # the best on validation of those tried
 BOUNDS, MANY = {"elbo": 10, "iwae": 100, "smc": 100}, {"elbo": 10, "iwae": 1000, "smc": 1000}
 MIDDLE = Sizes(80, 100, 150, 400)  # between SMALL and the paper's, Sizes()
 SMALL = Sizes(32, 64, 64, 128)
-SLOW = Recipe(12_000, 1e-3, l2=7e-4, dropout=0.1, warm_up=4000)
+SLOW = Recipe(12_000, 1e-3, l2=7e-4, warm_up=4000)
 FAST = Recipe(4000, 2e-3, decay=0.1, warm_up=1000)
 VAE_HMM = Recipe(1500, 5e-3, warm_up=300, batch=4), Recipe(1000, 3e-3, warm_up=1, batch=4)
 VAE_HMM_MADE = Recipe(1000, 2e-3, decay=0.1, warm_up=300)

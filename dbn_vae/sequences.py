@@ -17,19 +17,6 @@ from torch import Tensor
 from dbn_vae.arrays import check_inputs, check_labels, check_step_weights, check_weights, flatten
 
 
-class Dropout(NamedTuple):
-    """What training hides from networks over time: this share of the numbers they read, drawn anew at every reading."""
-
-    share: float
-    generator: torch.Generator
-
-    def __call__(self, read: Tensor) -> Tensor:
-        """Some numbers 0, the others larger, so that the expectation of each stays."""
-        source = self.generator.device
-        uniform = torch.rand(read.shape, generator=self.generator, dtype=read.dtype, device=source)
-        return read * (uniform.to(read.device) >= self.share) / (1 - self.share)
-
-
 class Batch(NamedTuple):
     """Some sequences of a data set, padded to the longest of them."""
 
@@ -41,7 +28,6 @@ class Batch(NamedTuple):
     inputs: Tensor | None  # (B, T, U)
     which: Tensor  # (B,) which sequences of the data set
     step_weights: Tensor | None = None  # (B, T), 0 on padding
-    dropout: Dropout | None = None
 
     @property
     def mask(self) -> Tensor:

@@ -52,7 +52,6 @@ class DeepMarkovModel(DeepForecaster):
         autoregressive: the decoder reads x_{t-1} beside z_t, zeros with a mask where it was not seen.
         n_hidden: width of the transition's and the recognition's networks.
         weight_decay: λ of the prior N(0, 1 / (λ n_frames)) on every weight, which training leans to.
-        dropout: share of the numbers that recurrent networks do not read in training; scores read all.
         others: see DeepEstimator.
 
     Attributes: module_ (models.DMM), history_.
@@ -69,18 +68,14 @@ class DeepMarkovModel(DeepForecaster):
     autoregressive: bool = False
     n_hidden: int = 32
     weight_decay: float = 0.0
-    dropout: float = 0.0
 
     def require_arguments(self) -> None:
         super().require_arguments()
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay}; it must be at least 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}; it is a share of what is read, from 0 to under 1")
 
     def schedule(self, n_updates: int, batch_size: int) -> Schedule:
-        plan = super().schedule(n_updates, batch_size)
-        return replace(plan, weight_decay=self.weight_decay, dropout=self.dropout)
+        return replace(super().schedule(n_updates, batch_size), weight_decay=self.weight_decay)
 
     @property
     def n_states(self) -> int:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from dbn_vae.evaluation.likelihood import iwae
 from dbn_vae.models.base import LatentModel
 from dbn_vae.sequences import Sequences
-from dbn_vae.training.sgvb import Objective, Place, ascend, dropout, ramp
+from dbn_vae.training.sgvb import Objective, Place, ascend, ramp
 
 LOOKS = 20  # a run
 SHORTEST = 10  # updates between two looks, each of which costs about as much as some of them
@@ -56,7 +56,6 @@ class Schedule:
     max_norm: float
     patience: int | None = None
     weight_decay: float = 0.0  # λ of the ½ λ |θ|² that a frame's objective is less
-    dropout: float = 0.0  # see sgvb.dropout
 
     @property
     def look_every(self) -> int:
@@ -133,7 +132,6 @@ class Ascent:
             generator=self.generator,
             beta=ramp(plan.warm_up),
             objective=self.objective,
-            augment=dropout(plan.dropout),
             max_norm=plan.max_norm,
             place=self.place,
         )

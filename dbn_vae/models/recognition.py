@@ -107,7 +107,4 @@ class Product(Recognition):
 def visible(core: AEVB, batch: Batch) -> Tensor:
     """What a recurrent network reads: the frame's features, and whether anything of it was observed."""
     seen = batch.observed.any(-1, keepdim=True).to(batch.x.dtype)
-    features = core.features(batch.x, batch.observed)
-    if batch.dropout is not None:
-        features = batch.dropout(features)
-    return torch.cat([features, seen], -1)
+    return torch.cat([core.features(batch.x, batch.observed), seen], -1)

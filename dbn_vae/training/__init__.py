@@ -4,7 +4,7 @@ from dbn_vae.training.em import EMStep, em
 from dbn_vae.training.gibbs import GibbsDraw, gibbs
 from dbn_vae.training.initialise import adopt, adopt_core, cluster, randomly, start
 from dbn_vae.training.online import OnlineStep, decay, online
-from dbn_vae.training.sgvb import AscentStep, Place, ascend, dropout, estimator_a, estimator_b, ramp
+from dbn_vae.training.sgvb import AscentStep, Place, ascend, estimator_a, estimator_b, ramp
 
 __all__ = [
     "AscentStep",
@@ -17,7 +17,6 @@ __all__ = [
     "ascend",
     "cluster",
     "decay",
-    "dropout",
     "em",
     "estimator_a",
     "estimator_b",

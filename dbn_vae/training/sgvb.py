@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.models.base import LatentModel, Model
-from dbn_vae.sequences import Batch, Dropout, Sequences
+from dbn_vae.sequences import Batch, Sequences
 
 Objective = Callable[[Batch, float, torch.Generator], Tensor]
 
@@ -101,15 +101,6 @@ def require_finite(what: str, value: float, place: Place) -> None:
         raise FloatingPointError(
             f"the {what} is {value} at update {place.update}; lower the learning rate, or look for extreme values in X"
         )
-
-
-def dropout(share: float) -> Callable[[Batch, torch.Generator], Batch] | None:
-    """For `augment`: networks over time do not read this share of their numbers; p(x | z) still answers for all.
-
-    A q that has read less is still a q, so what is ascended stays a bound.  Krishnan, Shalit and Sontag (2017) train
-    with a tenth.
-    """
-    return (lambda batch, generator: batch._replace(dropout=Dropout(share, generator))) if share else None
 
 
 def own_objective(model: Model) -> Objective:

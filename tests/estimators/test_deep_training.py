@@ -466,7 +466,7 @@ def outcome(model: Any) -> tuple[list[Curve], Any, dict[str, Tensor]]:
     [
         ("vae", {}, (4,)),
         ("vae-hmm", {}, (2, 9, 15)),
-        ("dmm", {"dropout": 0.3, "weight_decay": 0.1}, (11,)),
+        ("dmm", {"weight_decay": 0.1}, (11,)),
         ("switching-dmm", {"n_probes": 2, "n_init": 1}, (7, 15)),
         ("vae-hmm", {"patience": 1, "n_updates": 60}, (34,)),
     ],

@@ -53,8 +53,7 @@ from dbn_vae.models import (
 from dbn_vae.models.gaussians import log_density
 from dbn_vae.models.structured import Structured
 from dbn_vae.nn import Recurrent
-from dbn_vae.sequences import Batch, Dropout, Sequences
-from dbn_vae.training import dropout
+from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.transitions import (
     CategoricalDuration,
     Gated,
@@ -784,33 +783,6 @@ def test_a_linear_dmm_tends_to_the_kalman_filters_likelihood():
     assert gaps[2] == pytest.approx(0, abs=0.1)
     assert gaps[1] < 0.5
     assert (log_p - model.elbo(data, 2000, seeded()).elbo).item() > 0.5
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("network", [STL, STR, STLR, Product])
-def test_a_posterior_that_has_not_read_all_still_gives_a_bound(network):
-    """Whatever dropout hides from q, weights average to p(x); p(x | z) answers for every number."""
-    data = Sequences.from_any(normals(2, 2, seed=6)).batch()
-    torch.manual_seed(1)
-    model = start_at(DMM(linear_core(1), drift(1), network(2, 1, 4).double()))
-    if network is not Product:
-        model.recognition.head.bias[1:] = 1.5  # wide: weights of finite variance
-    log_p, hide, g = log_p_walk(data, model), dropout(0.5), seeded()
-    ratios = [(model.log_weights(hide(data, g), 5000, g)[:, 0] - log_p).exp() for _ in range(40)]
-    means = torch.stack(ratios).mean(1)
-    assert means.std() < 0.1
-    assert means.mean().item() == pytest.approx(1, abs=4 * means.std().item() / len(means) ** 0.5)
-    whole = model.elbo(data, 2000, seeded()).elbo.item()
-    bounds = [model.elbo(hide(data, g), 2000, seeded()).elbo.item() for _ in range(9)]
-    assert max(bounds) < log_p
-    assert min(abs(b - whole) for b in bounds) < max(abs(b - whole) for b in bounds), "nothing was hidden"
-
-
-def test_dropout_keeps_the_expectation_of_what_is_read():
-    read = Dropout(0.25, seeded())(torch.full((100_000,), 3.0, dtype=torch.float64))
-    assert set(read.tolist()) == {0.0, 4.0}
-    assert read.mean().item() == pytest.approx(3, abs=4 * 3**0.5 / 100_000**0.5)
-    assert dropout(0.0) is None
 
 
 # Emissions that read the frame before
