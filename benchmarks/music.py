@@ -335,7 +335,7 @@ def dmm(
 # -- the table
 
 SMOOTHING = Smoothing(notes=1, moves=2)  # the best on validation of those tried
-BOUNDS, MANY = {"elbo": 10, "iwae": 100, "smc": 100}, {"elbo": 10, "iwae": 1000, "smc": 1000}
+BOUNDS, MANY = {"elbo": 10, "iwae": 100, "smc": 100}, {"elbo": 10, "iwae": 100, "smc": 1000}
 MIDDLE = Sizes(80, 100, 150, 400)  # between SMALL and the paper's, Sizes()
 SMALL = Sizes(32, 64, 64, 128)
 SLOW = Recipe(12_000, 1e-3, l2=7e-4, warm_up=4000)
