@@ -297,7 +297,7 @@ def brute_force(model: Any, X: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", ["diag", "spherical", "full", "tied"])
 def test_the_imputed_mean_is_the_conditional_expectation_over_all_paths(name: str, fitted: Any) -> None:
     model, X = fitted[name]
-    X = X[:5].copy()
+    X = X[:6].copy()
     X[1, 0] = X[2] = X[4, 1] = np.nan
     filled = model.impute(X)
     assert_allclose(filled, brute_force(model, X), rtol=1e-9)
