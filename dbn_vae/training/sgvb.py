@@ -88,12 +88,26 @@ def ascend(
         require_finite("objective", -loss.item(), place)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+        norm = clip(parameters, max_norm)
         require_finite("norm of the gradient", norm, place)
         optimizer.step()
         place.update += 1
         per_frame = float(values.detach().sum() / batch.lengths.sum())
         yield AscentStep(place.update, place.epoch, per_frame, weight_of_kl, norm)
+
+
+def clip(parameters: list[Tensor], max_norm: float) -> float:
+    """Scale gradients to at most this norm, all together; returns the norm before.
+
+    A recurrence that explodes may have gradients whose squares overflow float32: their norm is then that of float64, so
+    that they too are scaled and lead back, where an infinite norm would make them 0.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if norm.isinf():
+        norm = torch.nn.utils.get_total_norm([g.double() for g in gradients])
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return float(norm)
 
 
 def require_finite(what: str, value: float, place: Place) -> None:

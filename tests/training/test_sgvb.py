@@ -15,6 +15,7 @@ from dbn_vae.models import HMM, VAE
 from dbn_vae.models.base import Model
 from dbn_vae.sequences import Batch, Sequences
 from dbn_vae.training import Place, ascend, em, estimator_a, estimator_b, ramp
+from dbn_vae.training.sgvb import clip
 from dbn_vae.transitions import Stationary
 
 close = torch.testing.assert_close
@@ -188,6 +189,15 @@ def test_a_gradient_that_is_not_finite_stops_the_loop_before_it_is_followed() ->
     with pytest.raises(FloatingPointError, match="norm of the gradient is nan at update 0"):
         next(ascend(model, data, optimizer, batch_size=5, generator=torch.Generator(), objective=objective))
     close(list(model.parameters()), before, msg="the parameters must stay as they were")
+
+
+def test_a_gradient_whose_squares_overflow_is_clipped_and_not_dropped() -> None:
+    a, b, unused = (torch.nn.Parameter(torch.zeros(n)) for n in (2, 3, 1))
+    direction = torch.tensor([1.0, -2.0, 0.5, 4.0, -1.0])
+    a.grad, b.grad = (1e25 * direction).split([2, 3])
+    assert clip([a, b, unused], 5.0) == pytest.approx(1e25 * float(direction.norm()), rel=1e-6)
+    close(torch.cat([a.grad, b.grad]), 5 * direction / direction.norm(), rtol=1e-5, atol=0)
+    assert unused.grad is None
 
 
 def test_the_gradient_is_clipped_and_its_own_norm_reported() -> None:
