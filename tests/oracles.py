@@ -193,10 +193,14 @@ def cube_noise(n_axes: int = 1) -> Callable[..., Tensor]:
 
     Over all 2^n corners the mean of a quadratic is its expectation under N(0, I), so that a Monte Carlo
     bound of a linear-Gaussian model becomes exact; and noise that depends on the sample alone, and not on
-    where a sequence stands in its batch, shows what else does.
+    where a sequence stands in its batch, shows what else does.  Noise that has no axis before
+    these is as ever.
     """
+    usual = torch.randn
 
-    def randn(shape: tuple[int, ...], **options: object) -> Tensor:
+    def randn(shape: tuple[int, ...], **options: Any) -> Tensor:
+        if len(shape) <= n_axes:
+            return usual(shape, **options)
         inner = tuple(shape[len(shape) - n_axes :])
         signs = 2.0 * paths(math.prod(inner), 2) - 1
         signs = signs[torch.arange(shape[0]) % len(signs)].to(options["dtype"])

@@ -68,12 +68,11 @@ def _(model: VAE, batch: Batch) -> Tensor:
 
 @kl_by_dimension.register
 def _(model: VAEHMM, batch: Batch) -> Tensor:
-    """Σ_k gamma_t(k) KL(q(z_t | s_t = k) ‖ N(μ_k, V_k)), gamma under the evidence; NaN where latents are correlated."""
+    """Σ_k gamma_t(k) KL(q(z_t | s_t = k) ‖ N(μ_k, V_k)), gamma that of q(s); NaN where latents are correlated."""
     if not model.diagonal:
         return kl_by_dimension.dispatch(LatentModel)(model, batch)
-    evidence, _, chain = model.posterior(batch)
-    gamma = model.verbs.smooth(chain).gamma
-    return (gamma[..., None] * kl_divergence(model.responses(evidence), model.components())).sum(-2)
+    q = model.responses(model.core.evidence(batch.x, batch.observed))
+    return (model.smooth(batch).gamma[..., None] * kl_divergence(q, model.components())).sum(-2)
 
 
 @kl_by_dimension.register

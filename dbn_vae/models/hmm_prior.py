@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.aevb import AEVB
+from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.distributions import normal, sample
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel, inputs_at
@@ -97,6 +97,24 @@ class HMMPrior(StateModel, LatentModel):
 
     def chain_of(self, potential: Tensor, batch: Batch) -> Chain:
         return chain_under(self.transition, potential, batch)
+
+    def bound_of(self, batch: Batch, guess: Tensor, fit: Tensor, cost: Tensor) -> ElboTerms:
+        """The bound of q(s) Π q(z_t | s_t), q(s) the chain (π, A, guess):
+
+            L = log Z + Σ_t Σ_k γ_t(k) { fit_t(k) − cost_t(k) − guess_t(k) }
+
+        Any guess gives a bound, the best is fit − cost itself; but it must not have seen the samples in `fit`: a chain
+        that can choose the states whose samples were lucky gives no bound.  Gradients hold q(s) as it is.
+
+        Args:
+            fit: E_q(z_t | s_t = k) log p(x_t | z_t, k), or an unbiased estimate of it: (B, T, K).
+            cost: KL(q(z_t | s_t = k) ‖ p(z_t | s_t = k)): (B, T, K).
+        """
+        chain = self.chain_of(guess.detach(), batch)
+        with torch.no_grad():
+            gamma = self.verbs.smooth(chain).gamma
+        expected, above = ((gamma * v).sum((-2, -1)) for v in (fit, cost + guess.detach()))
+        return ElboTerms(expected, above - self.verbs.log_partition(chain))
 
     def log_prior(self, batch: Batch, z: Tensor) -> Tensor:
         """FWD(π, A, log N(z_t; μ_k, Σ_k)): (S, B, T, Z) to (S, B)."""

@@ -52,19 +52,18 @@ class MeanFieldVAEHMM(HMMPrior):
         return self.posterior(batch).mean
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
-        """FWD(π, A, E log p(x_t | z, k) − KL), parted at the states' posterior."""
+        """A2; with offsets the bound of a q(s) guessed from draws of its own, which tends to A2 as n_samples grows."""
         q = self.posterior(batch)
         z = draw(q, generator, (n_samples,))
         if self.offset is None:
             return ElboTerms(
                 self.log_likelihood(batch, z).mean(0), -self.verbs.log_partition(self.chain(batch))
             )
-        fit = self.log_likelihoods(batch.x, batch.observed, z).mean(0)
-        chain = self.chain_of(fit - self.cost(q), batch)
-        with torch.no_grad():
-            gamma = self.verbs.smooth(chain).gamma
-        expected = (gamma * fit).sum((-2, -1))
-        return ElboTerms(expected, expected - self.verbs.log_partition(chain))
+        fit, cost = self.log_likelihoods(batch.x, batch.observed, z).mean(0), self.cost(q)
+        with torch.no_grad():  # q(s) must not see these z
+            others = draw(q, generator, (n_samples,))
+            guess = self.log_likelihoods(batch.x, batch.observed, others).mean(0) - cost
+        return self.bound_of(batch, guess, fit, cost)
 
     def objective(self, batch: Batch, *, beta: float = 1.0, generator: Generator = None) -> Tensor:
         return self.elbo(batch, generator=generator).weighted(beta)

@@ -2,13 +2,14 @@
 
     p(s, z, x) = π(s_1) Π A(s_{t-1}, s_t) · Π N(z_t; μ_{s_t}, Σ_{s_t}) · Π p_θ(x_t | z_t)
 
-`VAEHMM` infers with the exact posterior under the encoder's evidence psi_t(z) = exp(h·z − ½ zᵀ J z):
+`VAEHMM` infers with the encoder's evidence psi_t(z) = exp(h·z − ½ zᵀ J z) in the likelihood's place,
 
     q(z_t | s_t = k) = N(m_tk, S_tk),   S = (Λ_k + J_t)⁻¹,   m = S (Λ_k μ_k + h_t),   Λ = Σ⁻¹,
     log c_t(k) = log ∫ N(z; μ_k, Σ_k) psi_t(z) dz = ½ (gᵀ S g − μᵀ Λ μ) − ½ log |I + Σ J|,   g = Λ μ + h,
+    KL(q(z_t | s_t = k) ‖ p(z_t | s_t = k)) = E_q log psi_t(z) − log c_t(k),
 
-and q(s) is the chain (π, A, log c): states and latents inform each other.  Where states have offsets, what these say
-of x stands beside psi, e_t(k) = p(x_t | z̄_t, s_t = k) at the mean z̄_t of m_tk by c_t(k), and q(s) is (π, A, log c e).
+and q(s) is the chain (π, A, r), r_t(k) ≈ log p(x_t | s_t = k) of a few fixed points: states and latents inform each
+other.  Were psi the likelihood, r would be log c, and q the posterior itself.
 
 Training uses that the model *is* an HMM whose emission density is an integral, p(x_t | s_t = k) =
 ∫ N(z; μ_k, Σ_k) p(x_t | z) dz.  With importance samples z_tks ~ N(m_tk, S_tk) inside every emission,
@@ -28,7 +29,6 @@ from torch.distributions import Categorical
 
 from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.distributions import Evidence, noise, sample
-from dbn_vae.inference import Chain
 from dbn_vae.models.base import Generator, padded, real_frames
 from dbn_vae.models.chains import sum_out_states
 from dbn_vae.models.gaussians import (
@@ -51,7 +51,7 @@ MAX_VALUES = 2**21  # numbers of z, or of x decoded from it, that the samples of
 
 
 class VAEHMM(HMMPrior):
-    """Inference by the exact posterior under the evidence.
+    """Inference by what the evidence makes of z in every state, and by the emissions of the states.
 
     top_k: the bound decodes z of the so many likeliest states of each frame only; None: of all.
     """
@@ -78,19 +78,6 @@ class VAEHMM(HMMPrior):
         """log c_t(k): (B, T, K)."""
         return log_integral(self.components(), for_each_state(evidence))
 
-    def tilt(self, x: Tensor, observed: Tensor, evidence: Evidence) -> Tensor:
-        """log e_t(k): (B, T, K); 0 without offsets."""
-        if self.offset is None:
-            return torch.zeros_like(x[..., :1])
-        share = self.log_evidence(evidence).softmax(-1)
-        return self.log_likelihoods(x, observed, (share[..., None] * self.responses(evidence).mean).sum(-2))
-
-    def posterior(self, batch: Batch) -> tuple[Evidence, Tensor, Chain]:
-        """psi, log e, and the chain of q(s)."""
-        evidence = self.core.evidence(batch.x, batch.observed)
-        tilt = self.tilt(batch.x, batch.observed, evidence)
-        return evidence, tilt, self.chain_of(self.log_evidence(evidence) + tilt, batch)
-
     def state_potential(self, batch: Batch) -> Tensor:
         """log p(x_t | s_t = k), estimated with the same few fixed points for every frame: deterministic.
 
@@ -107,64 +94,57 @@ class VAEHMM(HMMPrior):
         return padded(total - math.log(N_POINTS), which, step, batch)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Paths s by backward sampling, then z_t | s_t; q(z) = Σ_s p(s, z) Π psi_t(z_t) e_t(s_t) / Z in closed form.
+        """Paths s by backward sampling, then z_t | s_t; q(z) = Σ_s q(s) Π N(z_t; m, S) in closed form.
 
         Not reparameterised: for evaluation, not for gradients of q.
         """
-        evidence, tilt, chain = self.posterior(batch)
+        q, potential = (
+            self.responses(self.core.evidence(batch.x, batch.observed)),
+            self.state_potential(batch),
+        )
+        chain = self.chain_of(potential, batch)
         states = self.verbs.sample(chain, n_samples, generator).clamp_min(0)  # (S, B, T)
-        q = self.responses(evidence)
         z = draw(chosen(q, states[..., None]), generator).squeeze(-2)
-        log_psi = (evidence.log_psi(z) * batch.mask).sum(-1)
-        potential = log_density(z[..., None, :], self.components()) + tilt
-        log_p = sum_out_states(self.transition, potential, batch)
-        return z, log_p + log_psi - self.verbs.log_partition(chain)
+        joint = potential + log_density(z[..., None, :], q)
+        return z, sum_out_states(self.transition, joint, batch) - self.verbs.log_partition(chain)
 
     def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
-        """q ∝ Σ_k p(s_t = k | x_{1:t-1}, z_{1:t-1}) N(z; μ_k, Σ_k) psi_t(z) e_t(k), a mixture in closed form."""
-        evidence = self.core.evidence(batch.x, batch.observed)
-        log_c, q = self.log_evidence(evidence), self.responses(evidence)
-        tilt = self.tilt(batch.x, batch.observed, evidence)
+        """q = Σ_k p(s_t = k | x_{1:t-1}, z_{1:t-1}) exp r_t(k) N(z; m_tk, S_tk) / its integral, a mixture."""
+        q, potential = (
+            self.responses(self.core.evidence(batch.x, batch.observed)),
+            self.state_potential(batch),
+        )
 
         def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
-            predicted = predicted + tilt[:, t]
-            joint = predicted + log_c[:, t]
-            states = sample(Categorical(logits=possible(joint)), generator).long()
-            z = draw(chosen(at_step(q, t), states[..., None]), generator).squeeze(-2)
-            prior = predicted + log_density(z[..., None, :], self.components())
-            log_psi = Evidence(evidence.h[:, t], evidence.J[:, t]).log_psi(z)
-            return z, torch.logsumexp(possible(prior), -1) + log_psi - torch.logsumexp(possible(joint), -1)
+            log_share = possible(predicted + potential[:, t]).log_softmax(-1)
+            states = sample(Categorical(logits=log_share), generator).long()
+            now = at_step(q, t)
+            z = draw(chosen(now, states[..., None]), generator).squeeze(-2)
+            return z, torch.logsumexp(log_share + log_density(z[..., None, :], now), -1)
 
         return propose
 
     def latents(self, batch: Batch) -> Tensor:
         """E_q z_t = Σ_k gamma_t(k) m_tk."""
-        evidence, _, chain = self.posterior(batch)
-        return (self.verbs.smooth(chain).gamma[..., None] * self.responses(evidence).mean).sum(-2)
+        q = self.responses(self.core.evidence(batch.x, batch.observed))
+        return (self.smooth(batch).gamma[..., None] * q.mean).sum(-2)
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
-        """L = log Z + Σ_t Σ_k gamma_t(k) { E log p(x_t | z, k) − E log psi_t(z) − log e_t(k) }.
-
-        Its gradient needs that of gamma, the second derivative of log Z: exact, but slow.  Training ascends
-        `objective`, which is tighter and needs only the first.
-        """
+        """The bound of q(s) Π q(z_t | s_t).  Training ascends `objective`, which is tighter."""
         evidence = self.core.evidence(batch.x, batch.observed)
-        tilt = self.tilt(batch.x, batch.observed, evidence)
-        potential = self.log_evidence(evidence) + tilt
-        chain = self.chain_of(potential, batch)
-        log_z = self.verbs.log_partition(chain)
-        if log_z.requires_grad:
-            (gamma,) = torch.autograd.grad(log_z.sum(), potential, create_graph=True)
-        else:
-            gamma = self.verbs.smooth(chain).gamma
         q = self.responses(evidence)
         z = draw(q, generator, (n_samples,))
         x, observed = batch.x[..., None, :], batch.observed[..., None, :]
         fit = self.core.log_likelihood(x, observed, z, self.offset).mean(0)
-        second = q.mean.square() + q.variance
-        log_psi = evidence.h[..., None, :] * q.mean - 0.5 * evidence.J[..., None, :] * second
-        expected_psi = (gamma * (log_psi.sum(-1) + tilt)).sum((-2, -1))
-        return ElboTerms((gamma * fit).sum((-2, -1)), expected_psi - log_z)
+        with torch.no_grad():
+            guess = self.state_potential(batch)
+        return self.bound_of(batch, guess, fit, self.cost(q, evidence))
+
+    def cost(self, q: Gaussian, evidence: Evidence) -> Tensor:
+        """KL(q(z_t | s_t = k) ‖ p(z_t | s_t = k)) = E_q log psi_t(z) − log c_t(k): (B, T, K)."""
+        h, J = for_each_state(evidence)
+        log_psi = h * q.mean - 0.5 * J * (q.mean.square() + q.variance)
+        return log_psi.sum(-1) - self.log_evidence(evidence)
 
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return self.emission_bound(batch, n_samples, 1.0, generator)
@@ -188,8 +168,8 @@ class VAEHMM(HMMPrior):
         kept = None
         if self.top_k is not None:
             with torch.no_grad():
-                log_q = self.log_evidence(evidence) + self.tilt(x, observed, evidence)
-            kept = self.likeliest(padded(log_q, which, step, batch), batch, self.top_k)[which, step]
+                guess = self.guess(x, observed, evidence)
+            kept = self.likeliest(padded(guess, which, step, batch), batch, self.top_k)[which, step]
             p, q, offset = chosen(p, kept), chosen(q, kept), self.offset_of(kept)
         at_once = max(1, MAX_VALUES // (q.mean[..., 0].numel() * max(q.mean.shape[-1], x.shape[-1])))
         parts = []
@@ -203,6 +183,17 @@ class VAEHMM(HMMPrior):
             potential = nothing.scatter(-1, kept, potential)
         log_p: Tensor = self.verbs.log_partition(self.chain_of(padded(potential, which, step, batch), batch))
         return log_p
+
+    def guess(self, x: Tensor, observed: Tensor, evidence: Evidence) -> Tensor:
+        """Which states are likeliest, at the price of one decoding a frame: log c_t(k), up to a constant of the frame.
+
+        With offsets plus log p(x_t | z̄_t, s_t = k) at the mean z̄_t of m_tk by c_t(k): (..., K).
+        """
+        log_c = self.log_evidence(evidence)
+        if self.offset is None:
+            return log_c
+        mean = (log_c.softmax(-1)[..., None] * self.responses(evidence).mean).sum(-2)
+        return log_c + self.log_likelihoods(x, observed, mean)
 
     @torch.no_grad()
     def likeliest(self, log_c: Tensor, batch: Batch, n: int) -> Tensor:

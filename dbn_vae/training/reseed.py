@@ -50,6 +50,13 @@ def evenly(data: Sequences, n_frames: int) -> Sequences:
 
 
 @torch.no_grad()
+def shares(model: StateModel, data: Sequences) -> Tensor:
+    """How much of the frames every state has, by the weights of their sequences: (K,)."""
+    total = sum(b.weights @ model.smooth(b).gamma.sum(1) for b in data.batches())
+    return torch.as_tensor(total / total.sum())
+
+
+@torch.no_grad()
 def explain(model: StateModel, data: Sequences) -> Frames:
     """Every real frame of the data, one batch after the other."""
     assert isinstance(model, LatentModel)
@@ -78,6 +85,8 @@ def explain(model: StateModel, data: Sequences) -> Frames:
 def reseed(model: StateModel, data: Sequences, threshold: float, generator: torch.Generator) -> int:
     """Begin dead states again, one after the other, until one is of no use; returns how many were of use."""
     data, K, revived = evenly(data, ENOUGH), model.n_components, 0
+    if (shares(model, data) >= threshold / K).all():  # as nearly always: frames need no explaining
+        return 0
     frames = explain(model, data)
     for state in (frames.shares < threshold / K).nonzero().flatten().tolist():
         alive = (frames.shares >= threshold / K).nonzero().flatten().tolist()

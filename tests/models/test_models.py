@@ -50,7 +50,7 @@ from dbn_vae.models import (
     SwitchingDMM,
     vae_hmm,
 )
-from dbn_vae.models.gaussians import log_density
+from dbn_vae.models.gaussians import draw, log_density
 from dbn_vae.models.structured import Structured
 from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch, Sequences
@@ -938,12 +938,73 @@ def test_the_vae_hmms_posterior_density_is_a_mixture_over_paths(name):
     z, log_q = model.infer(batch, 6, seeded())
     evidence = model.core.evidence(batch.x, batch.observed)
     each = log_density(z[..., None, :], model.responses(evidence))  # (S, B, T, K)
-    chain = model.chain_of(model.log_evidence(evidence), batch)
+    chain = model.chain(batch)
     for b, T in enumerate(batch.lengths.tolist()):
         every, score = log_joint(chain, b)
         given_path = each[:, b, torch.arange(T), every].sum(-1)  # (S, P)
         mixture = (given_path + score - score.logsumexp(0)).logsumexp(-1)
         close(log_q[:, b], mixture, **EXACT)
+
+
+@torch.no_grad()
+def test_any_guess_of_the_states_gives_the_bound_of_its_posterior():
+    """The bound of q(s) Π q(z_t | s_t) for any q(s): by enumeration of paths, and at most that of the best q(s)."""
+    model, batch, _ = ELSEWHERE["VAEHMM-labelled"]()
+    B, T, K = *batch.mask.shape, model.n_components
+    fit, cost, guess = normals(3, B, T, K, seed=0)
+    bound = model.bound_of(batch, guess, fit, cost)
+    prior = model.chain_of(torch.zeros_like(guess), batch)
+    for b, n in enumerate(batch.lengths.tolist()):
+        every, log_prior = log_joint(prior, b)
+        at = batch.labels[b, :n]
+        every, log_prior = (v[((every == at) | (at < 0)).all(-1)] for v in (every, log_prior))
+        likely, dear, guessed = (v[b, torch.arange(n), every].sum(-1) for v in (fit, cost, guess))
+        log_q = (log_prior + guessed).log_softmax(0)
+        close(bound.log_likelihood[b], log_q.exp() @ likely, **EXACT)
+        close(bound.kl[b], log_q.exp() @ (log_q - log_prior + dear), **EXACT)
+    best = model.verbs.log_partition(model.chain_of(fit - cost, batch))
+    assert (bound.elbo < best + 1e-9).all()  # one sequence has its states given
+    assert (bound.elbo < best - 0.05).any()
+    close(model.bound_of(batch, fit - cost, fit, cost).elbo, best, **EXACT)
+
+
+@torch.no_grad()
+def test_states_guessed_by_the_emissions_are_the_better_guess():
+    model, batch, log_p = ELSEWHERE["VAEHMM"]()
+    model.core = linear_core(model.core.n_latent, doubt=0.3)  # evidence that tells states apart badly
+    evidence = model.core.evidence(batch.x, batch.observed)
+    q = model.responses(evidence)
+    z = draw(q, seeded(), (4000,))
+    fit = model.core.log_likelihood(batch.x[..., None, :], batch.observed[..., None, :], z).mean(0)
+    by_emissions, by_evidence = (
+        model.bound_of(batch, g, fit, model.cost(q, evidence)).elbo
+        for g in (model.state_potential(batch), model.log_evidence(evidence))
+    )
+    assert (by_emissions > by_evidence).all()
+    assert (by_emissions < log_p).all()
+
+
+@torch.no_grad()
+def test_one_sample_with_offsets_is_no_more_than_log_p():
+    """x = z + b_k + noise, b and μ such that the q(z_t) blind to k is the posterior in every state: A2 is log p(x).
+
+    Were q(s) to see the draw in the bound, one draw a frame would be 0.3 nats above it.
+    """
+    s2, mean = 0.25, table([[2.0], [-2.0]])
+    core = AEVB(1, 1, likelihoods.Gaussian(min_scale=0.0), hidden=()).double()
+    for network, raw in ((core.encoder, 1 / s2), (core.decoder, s2**0.5)):
+        network[-1].weight.copy_(table([[1.0], [0.0]]))
+        network[-1].bias.copy_(table([0.0, math.log(math.expm1(raw))]))
+    b = torch.cat([mean * s2, torch.zeros_like(mean)], 1)
+    half = torch.full((2,), 0.5, dtype=torch.float64)
+    chain = Stationary(half, half.expand(2, 2))
+    model = MeanFieldVAEHMM(core, chain, mean, torch.ones_like(mean), b)
+    batch = Sequences.from_any(torch.zeros(20_000, 1, 1).double().numpy()).batch()
+    each = torch.distributions.Normal(mean + b[:, :1], (1 + s2) ** 0.5).log_prob(table([0.0]))
+    log_p = each.logsumexp(0) - math.log(2)
+    close(model.elbo(batch, 400).elbo.mean(), log_p[0], rtol=0, atol=0.01)
+    one = model.elbo(batch, 1, seeded()).elbo
+    assert one.mean() < log_p[0] + 4 * one.std() / len(one) ** 0.5
 
 
 @pytest.mark.parametrize("name", ["VAEHMM", "VAEHMM-labelled", "VAE", "MeanFieldVAEHMM"])
