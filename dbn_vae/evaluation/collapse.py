@@ -71,8 +71,8 @@ def _(model: VAEHMM, batch: Batch) -> Tensor:
     """Σ_k gamma_t(k) KL(q(z_t | s_t = k) ‖ N(μ_k, V_k)), gamma that of q(s); NaN where latents are correlated."""
     if not model.diagonal:
         return kl_by_dimension.dispatch(LatentModel)(model, batch)
-    q = model.responses(model.core.evidence(batch.x, batch.observed))
-    return (model.smooth(batch).gamma[..., None] * kl_divergence(q, model.components())).sum(-2)
+    each = kl_divergence(model.given_states(batch), model.components())
+    return (model.smooth(batch).gamma[..., None] * each).sum(-2)
 
 
 @kl_by_dimension.register

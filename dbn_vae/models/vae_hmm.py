@@ -16,8 +16,8 @@ Training uses that the model *is* an HMM whose emission density is an integral, 
 
     L_S = E FWD(π, A, log (1/S) Σ_s p(x_t | z_tks) N(z_tks; μ_k, Σ_k) / N(z_tks; m_tk, S_tk))  ≤  log p(x),
 
-by Jensen's inequality, since the product over t of unbiased independent estimates is unbiased.  L_1 is at least
-the bound `elbo` (it has the best q(s) for its r_t(k)), and L_S tends to log p(x) at a rate that T does not spoil.
+by Jensen's inequality, since the product over t of unbiased independent estimates is unbiased.  L_1 is at least the
+bound `elbo` (it has the best q(s) for every draw of z), and L_S tends to log p(x) at a rate that T does not spoil.
 """
 
 import math
@@ -74,6 +74,10 @@ class VAEHMM(HMMPrior):
         """q(z_t | s_t = k) for every k: (B, T, K, Z)."""
         return meet(self.components(), for_each_state(evidence))
 
+    def given_states(self, batch: Batch) -> Gaussian:
+        """The same of a batch."""
+        return self.responses(self.core.evidence(batch.x, batch.observed))
+
     def log_evidence(self, evidence: Evidence) -> Tensor:
         """log c_t(k): (B, T, K)."""
         return log_integral(self.components(), for_each_state(evidence))
@@ -98,10 +102,7 @@ class VAEHMM(HMMPrior):
 
         Not reparameterised: for evaluation, not for gradients of q.
         """
-        q, potential = (
-            self.responses(self.core.evidence(batch.x, batch.observed)),
-            self.state_potential(batch),
-        )
+        q, potential = self.given_states(batch), self.state_potential(batch)
         chain = self.chain_of(potential, batch)
         states = self.verbs.sample(chain, n_samples, generator).clamp_min(0)  # (S, B, T)
         z = draw(chosen(q, states[..., None]), generator).squeeze(-2)
@@ -110,10 +111,7 @@ class VAEHMM(HMMPrior):
 
     def propose(self, batch: Batch, generator: Generator) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """q = Σ_k p(s_t = k | x_{1:t-1}, z_{1:t-1}) exp r_t(k) N(z; m_tk, S_tk) / its integral, a mixture."""
-        q, potential = (
-            self.responses(self.core.evidence(batch.x, batch.observed)),
-            self.state_potential(batch),
-        )
+        q, potential = self.given_states(batch), self.state_potential(batch)
 
         def propose(t: int, predicted: Tensor) -> tuple[Tensor, Tensor]:
             log_share = possible(predicted + potential[:, t]).log_softmax(-1)
@@ -126,8 +124,7 @@ class VAEHMM(HMMPrior):
 
     def latents(self, batch: Batch) -> Tensor:
         """E_q z_t = Σ_k gamma_t(k) m_tk."""
-        q = self.responses(self.core.evidence(batch.x, batch.observed))
-        return (self.smooth(batch).gamma[..., None] * q.mean).sum(-2)
+        return (self.smooth(batch).gamma[..., None] * self.given_states(batch).mean).sum(-2)
 
     def elbo(self, batch: Batch, n_samples: int = 1, generator: Generator = None) -> ElboTerms:
         """The bound of q(s) Π q(z_t | s_t).  Training ascends `objective`, which is tighter."""

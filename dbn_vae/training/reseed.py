@@ -52,8 +52,8 @@ def evenly(data: Sequences, n_frames: int) -> Sequences:
 @torch.no_grad()
 def shares(model: StateModel, data: Sequences) -> Tensor:
     """How much of the frames every state has, by the weights of their sequences: (K,)."""
-    total = sum(b.weights @ model.smooth(b).gamma.sum(1) for b in data.batches())
-    return torch.as_tensor(total / total.sum())
+    total = torch.stack([b.weights @ model.smooth(b).gamma.sum(1) for b in data.batches()]).sum(0)
+    return total / total.sum()
 
 
 @torch.no_grad()
