@@ -338,7 +338,7 @@ SMOOTHING = Smoothing(notes=1, moves=2)  # the best on validation of those tried
 BOUNDS = {"elbo": 10, "iwae": 100, "smc": 100}
 MIDDLE = Sizes(80, 100, 150, 400)  # between SMALL and the paper's, Sizes()
 SMALL = Sizes(32, 64, 64, 128)
-SLOW = Recipe(12_000, 1e-3, l2=7e-4, warm_up=4000)
+SLOW = Recipe(22_000, 1e-3, l2=7e-4, warm_up=4000)
 FAST = Recipe(4000, 2e-3, decay=0.1, warm_up=1000)
 VAE_HMM = Recipe(1500, 5e-3, warm_up=300, batch=4), Recipe(1000, 3e-3, warm_up=1, batch=4)
 VAE_HMM_MADE = Recipe(1000, 2e-3, decay=0.1, warm_up=300)
