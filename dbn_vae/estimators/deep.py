@@ -19,7 +19,7 @@ from torch import Tensor
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators import cores
 from dbn_vae.estimators.arguments import frame_shape, lengths_given, require_sample_inputs
-from dbn_vae.estimators.base import weighted_total
+from dbn_vae.estimators.base import require_at_least, weighted_total
 from dbn_vae.estimators.deep_training import DeepTraining, flattened
 from dbn_vae.estimators.devices import where
 from dbn_vae.estimators.diagnostics import Diagnostics
@@ -189,13 +189,17 @@ class DeepEstimator(DeepTraining):
         Args:
             method: "iwae", the importance bound; "smc", a particle filter's, tighter for long sequences; or "elbo".
             n_samples: S, or the number of particles; self.n_samples without it.
+
+        Raises ValueError for another method, and for n_samples under 1.
         """
+        S = self.n_samples if n_samples is None else n_samples
+        require_at_least(1, n_samples=S)
         bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo, "smc": smc}
         if method not in bounds:
             raise ValueError(f"method={method!r}; it is one of {sorted(bounds)}")
         raw = self.sequences(X, lengths, inputs=inputs)
         fixed = torch.Generator().manual_seed(0)  # scores are repeatable
-        score = bounds[method](self.module_, self.prepared(raw), fixed, n_samples or self.n_samples)
+        score = bounds[method](self.module_, self.prepared(raw), fixed, S)
         owner = torch.arange(len(raw)).repeat_interleave(raw.lengths)
         jacobian = torch.zeros(len(raw), dtype=torch.float64).index_add(0, owner, self.log_units(raw))
         return score._replace(per_sequence=score.per_sequence - jacobian, lengths=raw.lengths)

@@ -242,3 +242,11 @@ def test_offsets_of_states_begin_as_nothing_and_are_learnt(inference: str, tmp_p
         model.inverse_transform(model.transform(X))
     with pytest.raises(ValueError, match="state_offset=True beside n_clip_latent=1"):
         VAEHMM(2, 1, n_clip_latent=1, state_offset=True, **TINY).fit(X)
+
+
+@pytest.mark.parametrize("method", ["elbo", "iwae", "smc"])
+def test_no_samples_are_refused_and_not_taken_for_the_usual_number(method: str) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    model = VAEHMM(2, 2, n_updates=1, n_pretrain=1, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="n_samples=0; it must be at least 1"):
+        model.evaluate(X, method=method, n_samples=0)
