@@ -7,7 +7,7 @@ it is stored as 0 with observed = False, so no NaN ever enters a computation or 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from dbn_vae.arrays import check_inputs, check_labels, check_step_weights, check_weights, flatten
+
+BLOCK = 2**16  # frames that sums over a long data set read at a time
 
 
 class Batch(NamedTuple):
@@ -146,12 +148,11 @@ class Sequences:
         Block by block: a long data set fills memory already.
         """
         weights = self.frame_weights.view(-1, *[1] * (self.x.dim() - 1))
-        blocks = list(zip(*(part.split(2**16) for part in (self.x, self.observed, weights)), strict=True))
-        zero = self.x.new_zeros(self.x.shape[1:])
-        count = sum(((w * seen).sum(0) for _, seen, w in blocks), zero)
+        blocks = list(zip(*(in_blocks(part) for part in (self.x, self.observed, weights)), strict=True))
+        count = reduce(torch.add, ((w * seen).sum(0) for _, seen, w in blocks)).to(self.x.dtype)
         count = torch.where(count > 0, count, 1.0)
-        mean = sum(((w * seen * x).sum(0) for x, seen, w in blocks), zero) / count
-        scatter = sum(((w * seen * (x - mean).square()).sum(0) for x, seen, w in blocks), zero)
+        mean = reduce(torch.add, ((w * seen * x).sum(0) for x, seen, w in blocks)) / count
+        scatter = reduce(torch.add, ((w * seen * (x - mean).square()).sum(0) for x, seen, w in blocks))
         return mean, scatter / count
 
     def batch(self, index: Tensor | None = None) -> Batch:
@@ -305,3 +306,7 @@ class Sequences:
             inputs=None if self.inputs is None else self.inputs.to(device, dtype),
             step_weights=None if self.step_weights is None else self.step_weights.to(device, dtype),
         )
+
+
+def in_blocks(frames: Tensor) -> tuple[Tensor, ...]:
+    return frames.split(BLOCK) if len(frames) > BLOCK else (frames,)

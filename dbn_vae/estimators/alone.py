@@ -5,17 +5,25 @@ kernels need three for a hundred frames.  So a model writes its chain out once, 
 It is the chain that the long way would make, asked of the same kernels; whatever else X may be goes the long way.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dbn_vae import inference
-from dbn_vae.inference.backends import Fusing, fusing, name
+from dbn_vae.inference.backends import Fusing, choose, fusing, overridden
 from dbn_vae.inference.chain import Chain
-from dbn_vae.inference.potentials import Fused
 from dbn_vae.models.hmm import HMM
+
+EVERYTHING = torch.ones((), dtype=torch.bool)  # was observed
+
+
+class Short(NamedTuple):
+    """An engine, and what its verbs take in a chain's place."""
+
+    engine: Fusing
+    chain: Any
 
 
 def single(X: Any, lengths: Any, width: int) -> Tensor | None:
@@ -29,11 +37,11 @@ def single(X: Any, lengths: Any, width: int) -> Tensor | None:
         return None
     frames = np.require(X, np.float64, ("C", "W"))
     complete = np.logical_and.reduce(np.isfinite(frames), axis=None)  # half of the time of all()
-    return torch.from_numpy(frames)[None] if complete else None
+    return torch.from_numpy(frames[None]) if complete else None
 
 
 @torch.no_grad()
-def template(model: HMM) -> Chain[Fused] | None:
+def template(model: HMM) -> Short | None:
     """The chain of a sequence of one frame; None where the model reads more than frames, or no kernel its emissions."""
     emission = model.emission
     if emission.n_context or model.transition.n_inputs or model.verbs is not inference:
@@ -44,18 +52,16 @@ def template(model: HMM) -> Chain[Fused] | None:
     if isinstance(potential, Tensor) or initial.dtype != torch.float64 or not initial.is_cpu:
         return None
     chain = Chain(initial, transition, potential.detach(), torch.ones(1, dtype=torch.int64)).canonical()
-    return chain._replace(log_initial=chain.log_initial.contiguous())
+    engine = fusing.get(choose(chain))
+    return None if engine is None else Short(engine, engine.prepare(chain))
 
 
-def asked(model: HMM, template: Chain[Fused], x: Tensor) -> tuple[Fusing, Chain[Fused]] | None:
-    """The engine and the chain of frames x (1, T, D); None where another engine is to do the work, or an entry has no
-    density, which the long way says."""
-    engine, observed = fusing.get(name(template)), torch.ones(x.shape, dtype=torch.bool)
-    if engine is None:
+def asked(model: HMM, template: Short, x: Tensor) -> Short | None:
+    """The same of frames x (1, T, D); None where another engine is to do the work, or an entry has no density."""
+    if overridden():
         return None
     try:
-        model.emission.check(x, observed)
+        model.emission.check(x, EVERYTHING)
     except ValueError:
         return None
-    potential = template.log_emission.of(x, observed)
-    return engine, template._replace(log_emission=potential, lengths=torch.tensor([x.shape[1]]))
+    return Short(template.engine, template.chain.of(x))

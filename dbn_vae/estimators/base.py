@@ -252,7 +252,7 @@ class StateEstimator(SequenceEstimator):
 
         def states(verbs: ModuleType, chain: Chain) -> tuple[Tensor, Tensor]:
             evidence, path = decoder(verbs, chain)
-            scores.append(float(self.reported(path.score, chain).sum()))
+            scores.extend(self.reported(path.score, chain).tolist())
             return evidence, path.states[..., None]
 
         out = self.over_chains(X, lengths, inputs, states, 1, decoder is most_probable_path)
@@ -284,7 +284,7 @@ class StateEstimator(SequenceEstimator):
         if short is not None:
             evidence, values = ask(*short)
             if evidence.item() > -np.inf:
-                return values[0].numpy()
+                return values.numpy()[0]
         data = self.prepared(self.sequences(X, lengths, inputs=inputs))
         model = self.state_model()
         out = None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
-from dbn_vae.estimators.alone import asked, single, template
+from dbn_vae.estimators.alone import Short, asked, single, template
 from dbn_vae.estimators.base import require_at_least
 from dbn_vae.estimators.devices import place, where
 from dbn_vae.estimators.draws import posterior_draws
@@ -23,9 +23,6 @@ from dbn_vae.estimators.forecasting import PredictiveVerbs
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.monitor import ConvergenceMonitor
 from dbn_vae.estimators.naming import NamedStates
-from dbn_vae.inference.backends import Fusing
-from dbn_vae.inference.chain import Chain
-from dbn_vae.inference.potentials import Fused
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.initialise import arranged, in_turn
@@ -38,11 +35,11 @@ BUILT: WeakKeyDictionary["ClassicalHMM", "Built"] = WeakKeyDictionary()
 
 
 class Built(NamedTuple):
-    """A module, what the attributes were, and the module's chain for the short way."""
+    """A module, what the attributes were, and the module's short way."""
 
     attributes: Any
     model: HMM
-    chain: Chain[Fused] | None
+    short: Short | None
 
 
 @dataclass(eq=False, repr=False)
@@ -202,17 +199,17 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
         """The module of the fitted attributes as they are now."""
         return self.built().model
 
-    def alone(self, X: Any, lengths: Any, inputs: Any) -> tuple[Fusing, Chain[Fused]] | None:
+    def alone(self, X: Any, lengths: Any, inputs: Any) -> Short | None:
         if inputs is not None or "feature_names_in_" in self.__dict__:
             return None
         try:
-            model, chain = self.built()[1:]
+            _, model, short = self.built()
         except AttributeError:  # no parameters yet, which the long way says
             return None
-        if chain is None:
+        if short is None:
             return None
         x = single(X, lengths, model.emission.n_features)
-        return None if x is None else asked(model, chain, x)
+        return None if x is None else asked(model, short, x)
 
     def built(self) -> Built:
         """The module of the fitted attributes as they are now; built anew only when one has changed."""

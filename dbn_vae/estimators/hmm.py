@@ -215,7 +215,7 @@ class HMMEstimator(StateEstimator):
 
     def troubles(self, model: HMM, last: EMStep) -> list[str]:
         """What a user should know of the fitted model, and what to do about it."""
-        dead = (last.visits < 1).nonzero().flatten().tolist()
+        dead = [k for k, visits in enumerate(last.visits.tolist()) if visits < 1]
         if not dead:
             return []
         return [f"states {dead} explain less than one frame; use fewer states, or more starts (n_init)"]

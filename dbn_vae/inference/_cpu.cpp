@@ -313,6 +313,7 @@ NB_MODULE(_cpu, m) {
     using namespace dbn_vae;
     namespace nb = nanobind;
     using Free = nb::call_guard<nb::gil_scoped_release>;
+    nb::set_leak_warnings(false);  // what estimators keep of their tables may outlive the interpreter
     nb::class_<Tables>(m, "Tables")
         .def(nb::init<bool, int64_t, int64_t, int64_t, int, Address, Address, Address, int>())
         .def("dense", [](Tables& c, Address emission) { c.data = emission; })
@@ -328,6 +329,10 @@ NB_MODULE(_cpu, m) {
         .def("symbols", [](Tables& c, int64_t V, Address symbols, Address observed, Address log_probs) {
             c.form = Form::symbols, c.size = V, c.data = symbols, c.observed = observed;
             c.parameter = log_probs;
+        })
+        .def("of", [](Tables c, Address data, int64_t T_, int threads) {  // one complete sequence
+            c.B = 1, c.T_ = T_, c.lengths = c.observed = 0, c.data = data, c.threads = threads;
+            return c;
         });
     m.def("filter", [](const Tables& c, Address log_z, Address probs, Address log_normalizer) {
         (c.in_double ? filter<double> : filter<float>)(c, log_z, probs, log_normalizer);

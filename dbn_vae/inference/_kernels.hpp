@@ -47,7 +47,7 @@ struct Problem {
     int64_t B, T_, K;
     Kind kind;
     const T *initial, *transition;
-    const int64_t* lengths;
+    const int64_t* lengths;  // null: all are T_ long
     Form form;
     const T* emission;                  // dense: B × T × K
     int64_t D;                          // quadratic, whitened: entries of a frame, otherwise 0
@@ -59,7 +59,7 @@ struct Problem {
     const Pieces* pieces;               // null: the sequences are what they seem
 
     bool varies_in_time() const { return kind == Kind::by_step; }
-    int64_t length(int64_t b) const { return std::clamp<int64_t>(lengths[b], 0, T_); }
+    int64_t length(int64_t b) const { return lengths ? std::clamp<int64_t>(lengths[b], 0, T_) : T_; }
     int64_t statistics_rows() const {  // of K numbers
         if (form == Form::whitened) return 1 + D + D * D;
         return form == Form::symbols ? V : 3 * D;

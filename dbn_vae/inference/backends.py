@@ -2,7 +2,8 @@
 
 A backend is a module with log_partition, filter, smooth, viterbi, k_best and sample over a canonical Chain.  The
 choice is made from the chain alone, never by the user; `using` overrides it in tests and benchmarks.  A fusing one
-also reads the emissions of potentials.py without their being written out, and has expect.
+also reads the emissions of potentials.py without their being written out, has expect, and takes a chain that it has
+prepared in a chain's place.
 """
 
 import functools
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Backend(Protocol):
 
 
 class Fusing(Backend, Protocol):
+    def prepare(self, chain: Chain[Fused]) -> Any: ...
     def expect(self, chain: Chain[Fused], weights: Tensor) -> Expected: ...
 
 
@@ -53,6 +55,11 @@ def backend(chain: Chain) -> Backend:
 
 def name(chain: Chain) -> str:
     return _forced.get() or choose(chain)
+
+
+def overridden() -> bool:
+    """Whether `using` says which backend works."""
+    return _forced.get() is not None
 
 
 def choose(chain: Chain) -> str:

@@ -30,10 +30,6 @@ class Quadratic(NamedTuple):
     def detach(self) -> "Quadratic":
         return Quadratic(self.x, self.observed, self.mean.detach(), self.log_scale.detach())
 
-    def of(self, x: Tensor, observed: Tensor) -> "Quadratic":
-        """The same emissions of other frames, x and observed (..., D)."""
-        return self._replace(x=x, observed=observed)
-
     def dense(self) -> Tensor:
         """(..., K), in nats."""
         terms = []
@@ -71,10 +67,6 @@ class Whitened(NamedTuple):
     def detach(self) -> "Whitened":
         return Whitened(self.x, self.observed, self.mean.detach(), self.scale_tril.detach())
 
-    def of(self, x: Tensor, observed: Tensor) -> "Whitened":
-        """The same emissions of other frames, x and observed (..., D)."""
-        return self._replace(x=x, observed=observed[..., 0])
-
     def dense(self) -> Tensor:
         """(..., K), in nats."""
         constant = 0.5 * self.x.shape[-1] * math.log(2 * math.pi)
@@ -108,10 +100,6 @@ class Table(NamedTuple):
 
     def detach(self) -> "Table":
         return self._replace(log_probs=self.log_probs.detach())
-
-    def of(self, x: Tensor, observed: Tensor) -> "Table":
-        """The same emissions of other frames, x and observed (..., 1)."""
-        return self._replace(symbols=x[..., 0], observed=observed[..., 0])
 
     def dense(self) -> Tensor:
         """(..., K), in nats."""

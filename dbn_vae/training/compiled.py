@@ -5,6 +5,7 @@ data set it saves nothing, since the recursion takes all the time; for a hundred
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,14 +37,15 @@ class Compiled:
         if isinstance(emission, Categorical):
             form = form._replace(log_probs=emission.logits.detach())
         own = chain._replace(log_transition=transition.transition_logits.detach(), log_emission=form)
-        tables, self.alive = cpu.prepare(own.canonical())
+        ready = cpu.prepare(own.canonical())
+        self.alive: list[Any] = [ready]
         frozen = transition.frozen
         initial = self.rows(transition.initial_logits, transition.startprob_prior, "initial" in frozen)
         moves = self.rows(transition.transition_logits, transition.transmat_prior, "transition" in frozen)
         numbers = (batch.weights.double().contiguous(), self.log_z, self.visits)
-        self.alive += numbers
+        self.alive.append(numbers)
         weights, log_z, visits = (x.data_ptr() for x in numbers)
-        self.climb = _cpu.Climb(tables, initial, moves, weights, log_z, visits)
+        self.climb = _cpu.Climb(ready.tables, initial, moves, weights, log_z, visits)
         self.emission = emission
         if isinstance(emission, Categorical):
             self.climb.symbols(self.rows(emission.logits, emission.concentration, "probs" in emission.frozen))

@@ -48,7 +48,6 @@ class Expectation(NamedTuple):
         )
 
 
-@torch.no_grad()
 def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
     """Improve an HMM for as long as the caller asks; see gradient_em for emissions without a closed-form M-step.
 
@@ -57,10 +56,15 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
     Raises:
         ValueError: a sequence is impossible under the model.
     """
-    batches = list(data.batches())
-    quick = compiled(model, batches)
-    if quick is not None:
-        yield from in_one_call(quick, batches[0])
+    with torch.no_grad():
+        batches = list(data.batches())
+        quick = compiled(model, batches)
+    yield from written_out(model, batches) if quick is None else in_one_call(quick, batches[0])
+
+
+@torch.no_grad()
+def written_out(model: HMM, batches: list[Batch]) -> Iterator[EMStep]:
+    """The steps as the modules define them."""
     while True:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
@@ -71,7 +75,7 @@ def em(model: HMM, data: Sequences) -> Iterator[EMStep]:
 
 
 def in_one_call(quick: Compiled, batch: Batch) -> Iterator[EMStep]:
-    """The same steps from compiled updates."""
+    """The same steps from compiled updates, which know no gradient: to say so at each would take as long as one."""
     while True:
         log_likelihood = quick.climb.expect()
         if not math.isfinite(log_likelihood):
