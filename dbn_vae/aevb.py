@@ -67,6 +67,9 @@ class AEVB(nn.Module):
         D = n_observed if isinstance(n_observed, int) else math.prod(n_observed)
         self.n_observed, self.n_latent = D, n_latent
         self.likelihood, self.read_missing = likelihood, read_missing
+        # J grows in proportion to what the encoder writes; precisions in the thousands, as slow or finely measured data
+        # have them, would be as many updates of Adam away
+        self.log_sharpness = nn.Parameter(torch.zeros(n_latent))
         self.encoder: MLP | Conv
         self.decoder: MLP | Deconv
         if isinstance(n_observed, int):
@@ -106,7 +109,7 @@ class AEVB(nn.Module):
         """
         location, raw = self.encoder(self.features(x, observed)).chunk(2, -1)
         seen = observed.any(-1, keepdim=True)
-        J = F.softplus(raw) * seen
+        J = self.log_sharpness.exp() * F.softplus(raw) * seen
         return Evidence(J * location, J)
 
     def decode(self, z: Tensor, offset: Tensor | None = None) -> Distribution:

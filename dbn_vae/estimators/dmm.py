@@ -8,15 +8,21 @@ import torch
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Conditional
+from dbn_vae.emissions.base import Emission
+from dbn_vae.estimators.arguments import require_choice
 from dbn_vae.estimators.deep_forecasting import DeepForecaster
+from dbn_vae.estimators.dynamic_start import DynamicStart
+from dbn_vae.estimators.emission_hmm import EmissionHMM
 from dbn_vae.estimators.recipe import Schedule
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
 from dbn_vae.models.structured import STL, STLR, STR
-from dbn_vae.sequences import Sequences
 from dbn_vae.transitions.gated import Gated
 from dbn_vae.transitions.linear import Linear
+from dbn_vae.transitions.sticky import sticky
+
+EVIDENCE = "product", "product-filter", "mean-field"  # ways to infer that read the core's
 
 
 def transition_named(name: str, n_latent: int, n_hidden: int, n_inputs: int = 0) -> Conditional:
@@ -40,7 +46,7 @@ def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
 
 
 @dataclass(eq=False, repr=False)
-class DeepMarkovModel(DeepForecaster):
+class DeepMarkovModel(DynamicStart, DeepForecaster):
     """A continuous latent that moves by a learned transition (Krishnan, Shalit and Sontag 2017).
 
     Args:
@@ -51,6 +57,11 @@ class DeepMarkovModel(DeepForecaster):
             or Krishnan's structured networks of the past, the future or both, "ST-L", "ST-R" and "ST-LR".
         autoregressive: the decoder reads x_{t-1} beside z_t, zeros with a mask where it was not seen.
         n_hidden: width of the transition's and the recognition's networks.
+        init: "dynamics", transitions begin as a linear regression has them, see training.dynamics: of the frames
+            themselves where these are Gaussian or Student-t vectors of at most n_latent columns and the core is free to
+            learn them, which it does in n_pretrain updates; else of the latents of the pre-trained core.  "drift", they
+            begin near z_t = z_{t-1}; so they do with inputs, with autoregressive=True, with the structured networks and
+            with a core that has learnt nothing.
         weight_decay: λ of the prior N(0, 1 / (λ n_frames)) on every weight, which training leans to.
         others: see DeepEstimator.
 
@@ -67,10 +78,12 @@ class DeepMarkovModel(DeepForecaster):
     inference: str = "product"
     autoregressive: bool = False
     n_hidden: int = 32
+    init: str = "dynamics"
     weight_decay: float = 0.0
 
     def require_arguments(self) -> None:
         super().require_arguments()
+        require_choice(("dynamics", "drift"), init=self.init)
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay}; it must be at least 0")
 
@@ -86,8 +99,17 @@ class DeepMarkovModel(DeepForecaster):
         recognition = recognition_named(self.inference, core, self.n_hidden)
         return DMM(core, transition, recognition, self.autoregressive)
 
-    def begin(self, model: LatentModel, data: Sequences, generator: torch.Generator) -> None:
-        """The pre-trained core is start enough: transitions begin as a slow drift."""
+    @property
+    def knows_dynamics(self) -> bool:
+        trained = self.core is not None or self.n_pretrain > 0
+        read = self.inference in EVIDENCE and not self.n_inputs and not self.autoregressive
+        return super().knows_dynamics and trained and read
+
+    def drift(self, model: LatentModel, generator: torch.Generator) -> None:
+        """The pre-trained core is start enough: transitions begin so."""
+
+    def dynamics(self, emission: Emission, seed: int) -> EmissionHMM:
+        return EmissionHMM(emission, sticky(1), random_state=seed, n_init=1, n_iter=50)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, inputs: Any = None

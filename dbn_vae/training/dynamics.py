@@ -1,15 +1,18 @@
-"""How a switching deep Markov model starts: from the dynamics that an autoregressive HMM has found.
+"""How a deep Markov model, switching or not, starts: from the dynamics that an autoregressive HMM has found.
 
     y_t ≈ b_k + Σ_l A_kl y_{t-l} + ½ u (b_k − mean b),   k = s_t,   u ~ N(0, 1) one number a sequence
     z_t = (y_t, …, y_{t-p+1}, idle, u)
 
 so that every state's move is a companion matrix.  States that only their dynamics tell apart have no gradient to begin
-with while all moves are alike; here they are found by exact EM, and joint training goes on from there.
+with while all moves are alike; here they are found by exact EM, and joint training goes on from there.  With one state
+this is linear regression, and spares joint training the long way to the small steps and the sharp evidence of data
+that move slowly.
 
 y are the frames themselves where they fit into z, and then the core is taught to tell y_t from x_t and back; or else
 the latents of the pre-trained core with p = 1, and then it stays as it is.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,6 +22,7 @@ from torch import Tensor
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Conditional, draw, noise
 from dbn_vae.emissions.autoregressive import Autoregressive
+from dbn_vae.models.dmm import DMM
 from dbn_vae.models.hmm import HMM
 from dbn_vae.models.recognition import Product, visible
 from dbn_vae.models.switching_dmm import SwitchingDMM
@@ -29,7 +33,7 @@ from dbn_vae.transitions.linear import Linear
 
 COPY_NOISE = 0.2  # of the copies of earlier frames, as a share of the innovations' standard deviation
 SHARPNESS = 0.5  # how well a frame tells y_t, in the same unit
-SILENT = -5.0  # raw precision of evidence that says nothing yet
+SILENT = -5.0  # raw precision of evidence that says nothing
 HEARD = 3.0  # and of evidence that does
 STILL = 0.01  # standard deviation of the steps of u
 SHIFT = 0.25  # of a state's expectation in an update, as a share of its innovations' standard deviation
@@ -106,7 +110,7 @@ def innovations(hmm: HMM, y: Sequences) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def adopt(
-    model: SwitchingDMM,
+    model: DMM | SwitchingDMM,
     start: Start,
     data: Sequences,
     generator: torch.Generator,
@@ -126,14 +130,20 @@ def adopt(
     variance = start.variance_given_u if strong else start.variance
     z = path(start, strong, model.core.n_latent, generator).to(data.x)
     adopt_moves(model, start, variance, strong, z, generator)
-    living = torch.ones(model.n_components, dtype=torch.bool, device=z.device)
-    y = start.y.to(dtype=z.dtype, device=z.device)
-    adopt_chain(model.transition, start.hmm.to(z), living, y)
+    if isinstance(model, SwitchingDMM):
+        living = torch.ones(model.n_components, dtype=torch.bool, device=z.device)
+        y = start.y.to(dtype=z.dtype, device=z.device)
+        adopt_chain(model.transition, start.hmm.to(z), living, y)
     if n_updates:
         sd = SHARPNESS * variance.mean(0).sqrt().to(z)
         teach(model.core, data, z, sd, n_updates, n_frames, generator)
     if strong:
         foresee(model, data, z[data.starts, -1], n_updates // 5, generator)
+
+
+def moves_of(model: DMM | SwitchingDMM) -> list[Conditional]:
+    """p(z_t | z_{t-1}) of every state, or of the one there is."""
+    return list(model.moves) if isinstance(model, SwitchingDMM) else [model.transition]  # type: ignore[arg-type]
 
 
 def small_step(start: Start) -> float:
@@ -158,13 +168,18 @@ def path(start: Start, strong: bool, n_latent: int, generator: torch.Generator) 
 
 @torch.no_grad()
 def adopt_moves(
-    model: SwitchingDMM, start: Start, variance: Tensor, strong: bool, z: Tensor, generator: torch.Generator
+    model: DMM | SwitchingDMM,
+    start: Start,
+    variance: Tensor,
+    strong: bool,
+    z: Tensor,
+    generator: torch.Generator,
 ) -> None:
     """Every state's autoregression in companion form, and p(z_1) as the first frames have it."""
     p, D = start.coefficients.shape[1:3]
     own, typical, Z = p * D, variance.mean(0), z.shape[1]
     sample = z[torch.linspace(0, len(z) - 1, min(len(z), IMITATED), device=z.device).long()]
-    for k, move in enumerate(model.moves):
+    for k, move in enumerate(moves_of(model)):
         weight, bias, spread = z.new_zeros(Z, Z), z.new_zeros(Z), z.new_ones(Z)
         weight[:D, :own] = start.coefficients[k].transpose(0, 1).reshape(D, own)
         weight[D:own, : own - D] = torch.eye(own - D)
@@ -197,7 +212,7 @@ def teach(
     n_frames: int,
     generator: torch.Generator,
 ) -> None:
-    """Show a core z_t (N, Z) for each frame: the decoder learns x_t, and the encoder that y_t is x_t.
+    """Show a core z_t (N, Z) for each frame: the decoder learns x_t, and the encoder that y_t is x_t where it was seen.
 
     sd: (D,) of what z_t may be off; y_t is the first D entries of z_t.
     """
@@ -205,17 +220,19 @@ def teach(
     with torch.no_grad():
         raw = core.encoder[-1].bias[Z:]  # type: ignore[index]
         raw.fill_(SILENT)  # it shall tell y_t well, and at first nothing of the rest
-        raw[:D] = sd.square().reciprocal()
+        raw[:D] = HEARD
+        core.log_sharpness[:D] = -2 * sd.log() - math.log(HEARD)
     optimizer = torch.optim.Adam(core.parameters(), 1e-2, fused=True)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_updates)
     for _ in range(n_updates):
         which = torch.randint(len(z), (n_frames,), generator=generator).to(z.device)
         x, seen, truth = data.x[which], data.observed[which], z[which]
         error = sd * noise((n_frames, D), sd, generator)
-        location = core.encoder(core.features(x, seen))[:, :D]
-        miss = (((location - truth[:, :D]) / sd).square() * seen).mean()
+        location, raw = core.encoder(core.features(x, seen)).split(Z, 1)
+        miss = (((location[:, :D] - truth[:, :D]) / sd).square() * seen).mean()
+        doubt = (raw[:, :D] - torch.where(seen, HEARD, SILENT)).square().mean()
         shown = torch.cat([truth[:, :D] + error, truth[:, D:]], 1)
-        loss = miss - core.log_likelihood(x, seen, shown).mean()
+        loss = miss + doubt - core.log_likelihood(x, seen, shown).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(core.parameters(), 10.0)
@@ -224,7 +241,7 @@ def teach(
 
 
 def foresee(
-    model: SwitchingDMM, data: Sequences, u: Tensor, n_updates: int, generator: torch.Generator
+    model: DMM | SwitchingDMM, data: Sequences, u: Tensor, n_updates: int, generator: torch.Generator
 ) -> None:
     """Teach the network of the future how strong a sequence is: u (B,)."""
     q = model.recognition

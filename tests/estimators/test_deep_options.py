@@ -50,9 +50,8 @@ def test_weights_lean_to_their_prior_in_training_alone() -> None:
     X = np.random.default_rng(0).normal(size=(8, 10, 2))
 
     def fitted(weight_decay: float, **options: Any) -> DeepMarkovModel:
-        return DeepMarkovModel(2, n_hidden=4, validation=0, weight_decay=weight_decay, **TINY | options).fit(
-            X
-        )
+        more = {"init": "drift", "validation": 0, "weight_decay": weight_decay}
+        return DeepMarkovModel(2, n_hidden=4, **TINY | more | options).fit(X)
 
     def length(model: DeepMarkovModel) -> float:
         return float(torch.cat([p.detach().flatten() for p in model.module_.parameters()]).norm())

@@ -1102,7 +1102,7 @@ MODELS: dict[str, Callable[[], Model]] = {
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 # structured networks look at frames through networks of their own, and only so
-UNUSED = {name: "core.encoder" for name in MODELS if "-ST" in name}
+UNUSED = {name: ("core.encoder", "core.log_sharpness") for name in MODELS if "-ST" in name}
 
 
 def holed_data(labels=None) -> Sequences:
