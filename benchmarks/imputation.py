@@ -98,7 +98,7 @@ def settings(size: Size) -> dict[str, dict[str, Callable[[], Any]]]:
     """Of every model what was tried; validation chooses."""
     common: dict[str, Any] = {
         "hidden": (32,), "n_updates": size.updates, "max_length": 60, "batch_size": 24, "random_state": 0,
-        "n_samples": size.particles, "n_pretrain": min(1000, 5 * size.updates), "device": "cpu",
+        "n_samples": size.particles, "n_pretrain": min(1000, 5 * size.updates), "read_missing": True, "device": "cpu",
     }  # fmt: skip
     filtering = common | {"inference": "product-filter"}
     return {

@@ -33,7 +33,8 @@ from dbn_vae.transitions.linear import Linear
 
 COPY_NOISE = 0.2  # of the copies of earlier frames, as a share of the innovations' standard deviation
 SHARPNESS = 0.5  # how well a frame tells y_t, in the same unit
-SILENT = -5.0  # raw precision of evidence that says nothing
+SILENT = -5.0  # raw precision of evidence that says nothing yet
+UNSEEN = -12.0  # and of what says nothing, however sharp it would be: through long gaps even a little would add up
 HEARD = 3.0  # and of evidence that does
 STILL = 0.01  # standard deviation of the steps of u
 SHIFT = 0.25  # of a state's expectation in an update, as a share of its innovations' standard deviation
@@ -230,7 +231,7 @@ def teach(
         error = sd * noise((n_frames, D), sd, generator)
         location, raw = core.encoder(core.features(x, seen)).split(Z, 1)
         miss = (((location[:, :D] - truth[:, :D]) / sd).square() * seen).mean()
-        doubt = (raw[:, :D] - torch.where(seen, HEARD, SILENT)).square().mean()
+        doubt = (raw[:, :D] - torch.where(seen, HEARD, UNSEEN)).square().mean()
         shown = torch.cat([truth[:, :D] + error, truth[:, D:]], 1)
         loss = miss + doubt - core.log_likelihood(x, seen, shown).mean()
         optimizer.zero_grad(set_to_none=True)

@@ -1,10 +1,10 @@
-"""The start of switching deep Markov models: what the autoregressive HMM has found is what the model begins with."""
+"""The start of deep Markov models: what the autoregressive HMM has found is what the model begins with."""
 
 import numpy as np
 import pytest
 import torch
 
-from dbn_vae import SwitchingDMM
+from dbn_vae import DeepMarkovModel, SwitchingDMM
 from dbn_vae.datasets import bouncing_ball
 from dbn_vae.estimators import EmissionHMM
 from dbn_vae.evaluation import matched_accuracy
@@ -75,3 +75,70 @@ def test_a_frozen_core_stays_as_pre_training_left_it():
 def test_a_start_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="init='kmeans'"):
         begun(init="kmeans").fit(BALL)
+    with pytest.raises(ValueError, match="init='random'"):
+        walker(init="random").fit(BALL)
+
+
+STEP = 0.02
+
+
+def slow_walks() -> tuple[np.ndarray, np.ndarray]:
+    """Two columns that hardly move between frames, whole and with a fifth of their entries missing: (12, 80, 2)."""
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(12, 1, 2)) + STEP * rng.normal(size=(12, 80, 2)).cumsum(1)
+    return whole, np.where(rng.random(whole.shape) < 0.2, np.nan, whole)
+
+
+def walker(**options):
+    options = {"n_updates": 0, "n_pretrain": 300, "read_missing": True, "validation": 0} | options
+    return DeepMarkovModel(2, transition="linear", inference="product-filter", random_state=0, **options)
+
+
+def test_slow_columns_are_filled_in_before_any_joint_training():
+    """As slow latents of sharp evidence: near what the frames beside a hole say, where a drift knows the mean alone."""
+    whole, holes = slow_walks()
+    gone = np.isnan(holes)
+    error = {}
+    for init in ("dynamics", "drift"):
+        filled = walker(init=init).fit(holes).impute(holes, random_state=0).reshape(whole.shape)
+        error[init] = np.sqrt(np.mean((filled - whole)[gone] ** 2))
+
+    assert error["dynamics"] < 2 * STEP < 4 * STEP < error["drift"], error
+
+
+def test_evidence_is_sharp_where_an_entry_was_seen_and_silent_where_not():
+    _, holes = slow_walks()
+    model = walker().fit(holes)
+    batch = model.prepared(Sequences.from_any(holes)).batch()
+    with torch.no_grad():
+        J = model.module_.core.evidence(batch.x, batch.observed).J
+    assert float(J[~batch.observed].quantile(0.9)) < 0.1 < 100 < float(J[batch.observed].quantile(0.1))
+
+
+def test_a_move_is_the_regression_of_a_frame_on_the_one_before():
+    """Whole frames, standardised: least squares written out."""
+    whole, _ = slow_walks()
+    model = walker().fit(whole)
+    y = (whole - whole.mean((0, 1))) / whole.std((0, 1))
+    before = np.c_[y[:, :-1].reshape(-1, 2), np.ones(12 * 79)]
+    truth, *_ = np.linalg.lstsq(before, y[:, 1:].reshape(-1, 2), rcond=None)
+    move = model.module_.transition
+    found = torch.cat([move.weight, move.bias[:, None]], 1).detach().numpy()
+    np.testing.assert_allclose(found, truth.T, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init": "drift"},
+        {"inference": "ST-R"},
+        {"autoregressive": True},
+        {"n_pretrain": 0},
+    ],
+)
+def test_where_no_dynamics_can_be_read_moves_begin_as_a_drift(options):
+    _, holes = slow_walks()
+    move = DeepMarkovModel(
+        2, transition="linear", n_updates=0, random_state=0, **{"n_pretrain": 5} | options
+    ).fit(holes)
+    assert torch.equal(move.module_.transition.weight, torch.eye(2))
