@@ -1247,6 +1247,17 @@ def test_data_of_which_nothing_was_seen_have_probability_one(name):
     close(model.objective(batch, generator=seeded()), torch.zeros(2).double(), **EXACT)
 
 
+def test_sharpness_scales_evidence_and_not_where_it_points():
+    core, batch = deep_core(), holed_data().batch()
+    before = core.evidence(batch.x, batch.observed)
+    factor = table([1.0, 1000.0])
+    with torch.no_grad():
+        core.log_sharpness += factor.log()
+    after = core.evidence(batch.x, batch.observed)
+    close(after.J, factor * before.J, **EXACT)
+    close(after.h * before.J, before.h * after.J, **EXACT)
+
+
 def test_a_frame_never_seen_gives_no_evidence():
     batch = holed_data().batch()
     evidence = deep_core().evidence(batch.x, batch.observed)
