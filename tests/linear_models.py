@@ -37,6 +37,7 @@ MAKE = {
     "vae": lambda: VAE(2, **OPTIONS),
     "dmm": lambda: DeepMarkovModel(2, transition="linear", **OPTIONS),
     "dmm-filtering": lambda: DeepMarkovModel(2, transition="linear", inference="product-filter", **OPTIONS),
+    "dmm-smoother": lambda: DeepMarkovModel(2, transition="linear", inference="smoother", **OPTIONS),
     "dmm-st": lambda: DeepMarkovModel(2, transition="linear", inference="ST-LR", n_hidden=4, **OPTIONS),
     "dmm-autoregressive": lambda: DeepMarkovModel(2, transition="linear", autoregressive=True, **OPTIONS),
     "dmm-inputs": lambda: DeepMarkovModel(2, transition="linear", inference="product-filter", **OPTIONS),

@@ -17,12 +17,13 @@ from dbn_vae.estimators.recipe import Schedule
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.dmm import DMM
 from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
+from dbn_vae.models.smoothing import Smoothing
 from dbn_vae.models.structured import STL, STLR, STR
 from dbn_vae.transitions.gated import Gated
 from dbn_vae.transitions.linear import Linear
 from dbn_vae.transitions.sticky import sticky
 
-EVIDENCE = "product", "product-filter", "mean-field"  # ways to infer that read the core's
+EVIDENCE = "product", "product-filter", "smoother", "mean-field"  # ways to infer that read the core's
 
 
 def transition_named(name: str, n_latent: int, n_hidden: int, n_inputs: int = 0) -> Conditional:
@@ -39,7 +40,11 @@ def recognition_named(name: str, core: AEVB, n_hidden: int) -> Recognition:
     networks = {"ST-L": STL, "ST-R": STR, "ST-LR": STLR, "product": Product}
     if name in networks:
         return networks[name](core.n_features, core.n_latent, n_hidden)
-    evidence = {"mean-field": PerStep, "product-filter": Filtering}
+    evidence: dict[str, type[PerStep | Filtering]] = {
+        "mean-field": PerStep,
+        "product-filter": Filtering,
+        "smoother": Smoothing,
+    }
     if name not in evidence:
         raise ValueError(f"inference={name!r}; it is one of {[*evidence, *networks]}")
     return evidence[name]()
@@ -53,7 +58,8 @@ class DeepMarkovModel(DynamicStart, DeepForecaster):
         n_latent: Z.
         transition: "gated" or "linear".
         inference: q(z_t | z_{t-1}, x): "product" (prior times evidence of the present and the future),
-            "product-filter" (the same without the future), "mean-field" (the static posterior of each frame),
+            "product-filter" (the same without the future), "smoother" (the same with what a linear transition makes of
+            the evidence to come, by messages and no network), "mean-field" (the static posterior of each frame),
             or Krishnan's structured networks of the past, the future or both, "ST-L", "ST-R" and "ST-LR".
         autoregressive: the decoder reads x_{t-1} beside z_t, zeros with a mask where it was not seen.
         n_hidden: width of the transition's and the recognition's networks.
@@ -84,6 +90,10 @@ class DeepMarkovModel(DynamicStart, DeepForecaster):
     def require_arguments(self) -> None:
         super().require_arguments()
         require_choice(("dynamics", "drift"), init=self.init)
+        if self.inference == "smoother" and self.transition == "gated":
+            raise ValueError(
+                "inference='smoother' is exact messages through transition='linear', not 'gated'"
+            )
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay}; it must be at least 0")
 

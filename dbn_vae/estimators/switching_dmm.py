@@ -62,6 +62,10 @@ class SwitchingDMM(DynamicStart, DeepStateEstimator):
     def require_arguments(self) -> None:
         super().require_arguments()
         require_choice(("dynamics", "random"), init=self.init)
+        if self.inference == "smoother":
+            raise ValueError(
+                "inference='smoother' is for one linear transition: use 'product', which looks ahead too"
+            )
 
     def drift(self, model: LatentModel, generator: torch.Generator) -> None:
         """Break the symmetry between states at random."""

@@ -7,6 +7,7 @@ from dbn_vae.models.hmm import HMM
 from dbn_vae.models.hsmm import HSMM
 from dbn_vae.models.mean_field_vae_hmm import MeanFieldVAEHMM, SampledVAEHMM
 from dbn_vae.models.recognition import Filtering, PerStep, Product, Recognition
+from dbn_vae.models.smoothing import Smoothing
 from dbn_vae.models.structured import STL, STLR, STR
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.models.vae import VAE
@@ -30,6 +31,7 @@ __all__ = [
     "Product",
     "Recognition",
     "SampledVAEHMM",
+    "Smoothing",
     "StateModel",
     "SwitchingDMM",
 ]

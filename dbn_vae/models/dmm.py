@@ -27,12 +27,16 @@ from dbn_vae.models.base import (
     real_frames,
 )
 from dbn_vae.models.recognition import Recognition
+from dbn_vae.models.smoothing import Moves, Smoothing
 from dbn_vae.nn import beside, take
 from dbn_vae.sequences import Batch
+from dbn_vae.transitions.linear import Linear
 
 
 class DMM(LatentModel):
     """A core, a transition p(z_t | z_{t-1}) and a way to infer.
+
+    Raises TypeError for Smoothing of a transition that is not Linear.
 
     autoregressive: the emission is p(x_t | z_t, x_{t-1}), see autoregressive.py; the core's decoder is widened.
     """
@@ -41,6 +45,8 @@ class DMM(LatentModel):
         self, core: AEVB, transition: Conditional, recognition: Recognition, autoregressive: bool = False
     ) -> None:
         super().__init__()
+        if isinstance(recognition, Smoothing) and not isinstance(transition, Linear):
+            raise TypeError(f"Smoothing is for a Linear transition, not a {type(transition).__name__}")
         self.autoregressive = autoregressive
         if autoregressive:
             n_context = context_width(core.likelihood, core.n_observed)
@@ -60,7 +66,7 @@ class DMM(LatentModel):
 
     def trajectory(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, Normal]:
         """A path z = m + σ ∘ ε (S, B, T, Z), and the q(z_t | z_{t-1}, x) it came from."""
-        context = self.recognition.context(self.core, batch)
+        context = self.context(batch)
 
         steps = count(1)
 
@@ -68,6 +74,24 @@ class DMM(LatentModel):
             return self.initial(epsilon[:, :, 0]) if z is None else self.move(batch, next(steps), z)
 
         return self.recognition.trajectory(predict, batch, context, epsilon)
+
+    def context(self, batch: Batch) -> Tensor:
+        """What q reads at every step: (B, T, C)."""
+        if isinstance(self.recognition, Smoothing):
+            return self.recognition.smoothed(self.core, batch, self.linear_moves(batch))
+        return self.recognition.context(self.core, batch)
+
+    def linear_moves(self, batch: Batch) -> Moves:
+        """The prior of a linear transition, under the inputs of a batch where it reads some."""
+        move = self.transition
+        assert isinstance(move, Linear)
+        Z = self.core.n_latent
+        weight, slope = move.weight[:, :Z], move.weight[:, Z:]
+        bias = move.bias.expand(*batch.x.shape[:2], Z)
+        if batch.inputs is not None:
+            bias = bias + batch.inputs @ slope.T
+        variance = move(batch.x.new_zeros(move.weight.shape[1])).variance
+        return Moves(self.initial_mean, (2 * self.initial_log_scale).exp(), weight, bias, variance)
 
     def draw_path(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Normal]:
         return self.trajectory(batch, noise_like(self.core, batch, n_samples, generator))
@@ -127,7 +151,7 @@ class DMM(LatentModel):
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
 
     def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
-        context = self.recognition.context(self.core, batch)
+        context = self.context(batch)
         nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:

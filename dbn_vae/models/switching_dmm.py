@@ -34,6 +34,7 @@ from dbn_vae.models.particles import (
     later_with_states,
 )
 from dbn_vae.models.recognition import Recognition
+from dbn_vae.models.smoothing import Smoothing
 from dbn_vae.nn import beside
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
@@ -66,6 +67,8 @@ class SwitchingDMM(StateModel, LatentModel):
             raise TypeError(
                 f"recurrent=True with a transition of type {type(transition).__name__}; z drives an InputDriven one"
             )
+        if isinstance(recognition, Smoothing):
+            raise TypeError("Smoothing is for one Linear transition, not for moves that a state chooses")
         self.core, self.transition, self.recognition = core, transition, recognition
         self.n_components = transition.n_components
         self.moves = nn.ModuleList(moves)

@@ -249,3 +249,9 @@ def test_no_samples_are_refused_and_not_taken_for_the_usual_number(method: str) 
     model = VAEHMM(2, 2, n_updates=1, n_pretrain=1, random_state=0).fit(X)
     with pytest.raises(ValueError, match="n_samples=0; it must be at least 1"):
         model.evaluate(X, method=method, n_samples=0)
+
+
+@pytest.mark.parametrize("make", [DeepMarkovModel, lambda **options: SwitchingDMM(2, **options)])
+def test_a_smoother_is_for_one_linear_transition(make: Any) -> None:
+    with pytest.raises(ValueError, match="inference='smoother' is"):
+        make(inference="smoother", **TINY).fit(np.zeros((4, 5, 2)))

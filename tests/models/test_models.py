@@ -46,6 +46,7 @@ from dbn_vae.models import (
     Product,
     Recognition,
     SampledVAEHMM,
+    Smoothing,
     StateModel,
     SwitchingDMM,
     vae_hmm,
@@ -382,12 +383,44 @@ def _():
     return model, batch, log_p_walk(batch, model)
 
 
+@at_the_truth("DMM-smoother")
+def _():
+    batch = short_batch(2)
+    model = start_at(DMM(linear_core(1), drift(1), Smoothing()))
+    return model, batch, log_p_walk(batch, model)
+
+
+@at_the_truth("DMM-smoother-inputs")
+def _():
+    batch = short_batch(2, inputs=normals(6, 2, seed=62))
+    model = start_at(DMM(linear_core(1), drift(1, U=2), Smoothing()))
+    return model, batch, log_p_walk(batch, model)
+
+
 @at_the_truth("SwitchingDMM-equal-moves")
 def _():
     batch, move = short_batch(2), drift(1)
     moves = [copy.deepcopy(move) for _ in range(2)]
     model = start_at(SwitchingDMM(linear_core(1), chain_over(2), moves, ExactFuture(move)))
     return model, batch, log_p_walk(batch, model)
+
+
+def test_the_smoothers_path_without_noise_is_the_posteriors_mean():
+    """Two latents that move each other, ragged sequences and an unseen frame: E z given x from one dense Gaussian."""
+    batch, move = short_batch(3), drift(2)
+    model = start_at(DMM(linear_core(2), move, Smoothing()))
+    C, d, scale = DECODERS[2]
+    found = model.latents(batch)
+    for b, T in enumerate(batch.lengths.tolist()):
+        first = model.initial_mean.detach(), (2 * model.initial_log_scale.detach()).exp().diag()
+        mean, covariance = walk_moments(first, [moments_of(move)] * (T - 1))
+        seen = batch.observed[b, :T].flatten()
+        read = torch.block_diag(*[C] * T)[seen]
+        noise = (scale.square().repeat(T)[seen]).diag()
+        rest = (batch.x[b, :T] - d).flatten()[seen] - read @ mean.flatten()
+        joint = covariance.reshape(2 * T, 2 * T)
+        gain = joint @ read.T @ torch.linalg.inv(read @ joint @ read.T + noise)
+        close(found[b, :T].flatten().detach(), mean.flatten() + gain @ rest, **EXACT)
 
 
 @pytest.mark.parametrize("name", AT_THE_TRUTH)
@@ -431,6 +464,7 @@ def recognition(name: str, Z: int) -> Recognition:
     made = {
         "PerStep": PerStep,
         "Filtering": Filtering,
+        "smoother": Smoothing,
         "Product": lambda: Product(Z + 1, Z, 4),
         "STL": lambda: STL(Z + 1, Z, 4),
         "STR": lambda: STR(Z + 1, Z, 4),
@@ -504,6 +538,14 @@ for _kind in (VAEHMM, SampledVAEHMM, MeanFieldVAEHMM):
             batch = short_batch(2, labels)
             model = kind(linear_core(1, 0.6), chain_over(3), *components(3, 1), offset_of_outputs(OFFSET))
             return model, batch, log_p_frames(batch, 1, 3, offset=OFFSET)
+
+
+@elsewhere("DMM-smoother")
+def _():
+    """Two latents that move each other, and evidence that is a little off."""
+    batch, move = short_batch(3), drift(2)
+    model = start_at(DMM(linear_core(2, 0.6), move, Smoothing()))
+    return model, batch, log_p_walk(batch, model)
 
 
 @elsewhere("VAEHMM-offset-stays")
@@ -1032,7 +1074,7 @@ def deep_core(likelihood=None, D: int = 2) -> AEVB:
 
 
 def deep_recognition(kind) -> Recognition:
-    return (kind() if kind in (PerStep, Filtering) else kind(2, 2, 4)).double()
+    return (kind() if kind in (PerStep, Filtering, Smoothing) else kind(2, 2, 4)).double()
 
 
 def gated() -> Gated:
@@ -1085,6 +1127,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "DMM-Filtering": lambda: dmm(Filtering),
     "DMM-Linear": lambda: dmm(Filtering, lambda: Linear(2)),
     "DMM-Product": lambda: dmm(Product),
+    "DMM-smoother": lambda: dmm(Smoothing, lambda: Linear(2)),
     "DMM-autoregressive": lambda: reading_before(deep_core(), gated(), deep_recognition(Product)),
     "DMM-STL": lambda: dmm(STL),
     "DMM-STR": lambda: dmm(STR),
