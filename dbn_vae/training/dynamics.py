@@ -34,9 +34,7 @@ from dbn_vae.transitions.linear import Linear
 COPY_NOISE = 0.2  # of the copies of earlier frames, as a share of the innovations' standard deviation
 SHARPNESS = 0.5  # how well a frame tells y_t, in the same unit
 SILENT = -5.0  # raw precision of evidence that says nothing yet
-UNSEEN = (
-    -12.0
-)  # and of what says nothing, however sharp it would be: through long gaps even a little would add up
+UNSEEN = -12.0  # and of what must never, however sharp the rest: through long gaps even a little would add up
 HEARD = 3.0  # and of evidence that does
 STILL = 0.01  # standard deviation of the steps of u
 SHIFT = 0.25  # of a state's expectation in an update, as a share of its innovations' standard deviation
