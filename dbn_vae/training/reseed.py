@@ -8,6 +8,8 @@ from the tenth of the frames with the least `explained`, and is given moves that
 rise by that, all is put back as it was: there may be nothing left for another state to explain.
 """
 
+import copy
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.models.switching_dmm import SwitchingDMM
 from dbn_vae.sequences import Sequences
 from dbn_vae.transitions.base import Transition
+from dbn_vae.transitions.gated import Gated
 from dbn_vae.transitions.stationary import Stationary
 
 ENOUGH = 2**10  # frames that tell which states are alive
@@ -160,8 +163,25 @@ def _(model: SwitchingDMM, state: int, alive: list[int], frames: Frames, generat
 
 
 def fit_move(move: Conditional, before: Tensor, z: Tensor) -> None:
-    """Raise the mean of log p(z_t | z_{t-1}) over pairs (n, Z) by some steps of L-BFGS."""
-    parameters = list(move.parameters())
+    """Raise the mean of log p(z_t | z_{t-1}) over pairs (n, Z) by some steps of L-BFGS.
+
+    A variance that hardly varies may push a gated move's proposal under the ReLU that the variance reads it through,
+    whence no gradient returns: the rest is then fitted with the proposal as it was.
+    """
+    begin, first = copy.deepcopy(move.state_dict()), heard(move, before)
+    rise(list(move.parameters()), move, before, z)
+    if isinstance(move, Gated) and bool((first & ~heard(move, before)).any()):
+        move.load_state_dict(begin)
+        held = set(move.proposal.parameters())
+        rise([p for p in move.parameters() if p not in held], move, before, z)
+
+
+def heard(move: Conditional, before: Tensor) -> Tensor:
+    """Which entries of a gated move's proposal are ever above 0: (Z,)."""
+    return (move.proposal(before) > 0).any(0) if isinstance(move, Gated) else before.new_zeros(0)
+
+
+def rise(parameters: Sequence[Tensor], move: Conditional, before: Tensor, z: Tensor) -> None:
     optimizer = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> float:

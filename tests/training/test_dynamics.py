@@ -11,6 +11,8 @@ from dbn_vae.evaluation import matched_accuracy
 from dbn_vae.sequences import Sequences
 from dbn_vae.training.dynamics import SHIFT, autoregression, small_step
 from dbn_vae.training.dynamics import begun as begun_from
+from dbn_vae.training.reseed import fit_move, heard, rise
+from dbn_vae.transitions import Gated
 
 BALL, RISING = bouncing_ball(40, 50, random_state=0)
 
@@ -142,3 +144,23 @@ def test_where_no_dynamics_can_be_read_moves_begin_as_a_drift(options):
         2, transition="linear", n_updates=0, random_state=0, **{"n_pretrain": 5} | options
     ).fit(holes)
     assert torch.equal(move.module_.transition.weight, torch.eye(2))
+
+
+def test_a_gated_move_that_imitates_keeps_its_proposals_in_the_gradient():
+    """Of a variance that never varies; by L-BFGS on everything some of these proposals end under their ReLU."""
+    dead = []
+    for seed in range(12):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            before = 0.3 * torch.randn(200, 2)
+            z = before + 0.02 * torch.randn(200, 2)
+            move, everything = Gated(2, 4), Gated(2, 4)
+        everything.load_state_dict(move.state_dict())
+        first = heard(move, before)
+        fit_move(move, before, z)
+        rise(list(everything.parameters()), everything, before, z)
+        assert heard(move, before)[first].all()
+        dead.append(not bool(heard(everything, before)[first].all()))
+        spread = (z - move(before).mean).std(0)
+        assert (spread < 0.03).all(), "it imitates all the same"
+    assert any(dead)
