@@ -182,6 +182,7 @@ def heard(move: Conditional, before: Tensor) -> Tensor:
 
 
 def rise(parameters: Sequence[Tensor], move: Conditional, before: Tensor, z: Tensor) -> None:
+    """The same by these parameters of the move alone."""
     optimizer = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> float:
