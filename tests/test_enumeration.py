@@ -126,6 +126,7 @@ def sparse_rows(rng: Rng, *shape: int) -> np.ndarray:
     return rows / rows.sum(-1, keepdims=True)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_inference_says_is_what_all_paths_say(family: str) -> None:
     rng = np.random.default_rng(list(FAMILIES).index(family))

@@ -117,6 +117,7 @@ def ended(path: np.ndarray) -> list[int]:
     return [len(list(run)) for _, run in groupby(path)][:-1]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [*(("vae-hmm", kind) for kind in FAMILIES), *(("switching-dmm", kind) for kind in FAMILIES[:2])],

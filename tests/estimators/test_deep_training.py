@@ -461,6 +461,7 @@ def outcome(model: Any) -> tuple[list[Curve], Any, dict[str, Tensor]]:
     return model.history_, model.diagnostics_, weights(model)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("name", "options", "moments"),
     [

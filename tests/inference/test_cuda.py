@@ -136,6 +136,7 @@ def agree(chain: Chain, *, loss: float = 0.0) -> tuple[Filtered, Posterior, Path
     return filtered, posterior, path
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(("T", "K", "varies", "precision"), CASES)
 def test_reference(T: int, K: int, varies: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not GPU:
@@ -221,6 +222,7 @@ def test_the_careful_road_is_the_fast_one(
     agree(random_chain(2, 9, 4, seed=6, varies=varies, zeros=0.3, dtype=dtype))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("road", "scale", "precision"),
     [

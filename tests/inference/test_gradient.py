@@ -66,6 +66,7 @@ def test_the_gradient_is_the_posterior_of_the_reference_and_of_all_paths(varies)
         close(emission, weight[:, None, None] * gamma, **EXACT)
 
 
+@pytest.mark.some(2)
 @ranks
 def test_derivatives_to_third_order_are_finite_differences(varies):
     chain = random_chain(2, 3, 2, seed=5, varies=varies, scale=1.0)
@@ -134,6 +135,7 @@ def test_gradients_are_finite_whatever_stands_in_the_tables(varies, dtype):
 # torch.compile
 
 
+@pytest.mark.some(2)
 @ranks
 def test_the_operator_keeps_the_promises_torch_asks_of_one(varies, engine):
     """Its fake twin's shapes, no aliases, its schema, and the same gradients when traced."""
@@ -144,6 +146,7 @@ def test_the_operator_keeps_the_promises_torch_asks_of_one(varies, engine):
     torch.library.opcheck(_operator, (*leaves(chain), chain.lengths), test_utils=tests)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("varies", "ragged"), [("stationary", True), ("stationary", False), ("batch", True), ("time", True)]
 )

@@ -167,6 +167,7 @@ def standard_error(x: np.ndarray, n_batches: int = 25) -> np.ndarray:
 VARIANTS = [pytest.param(f, marks=pytest.mark.thorough) for f in ("tied", "diag", "spherical", "multinomial")]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", ["full", "categorical", "bernoulli", "poisson", "mixture", *VARIANTS])
 def test_geweke_data_redrawn_between_sweeps_leave_the_prior(family: str) -> None:
     """Getting it right (Geweke 2004): θ | x, then x | θ, again and again, visits θ as the prior draws it.
@@ -206,6 +207,7 @@ def observed(family: str, n: int = 12) -> Sequences:
     return Sequences.from_any(torch.where(hidden, torch.nan, x).numpy())
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "mixture"])
 def test_with_one_state_draws_have_the_conjugate_posteriors_mean(family: str) -> None:
     """Written out here from the textbook, frame by frame; draws are independent."""

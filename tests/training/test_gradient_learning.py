@@ -64,6 +64,7 @@ def test_every_parameter_has_a_gradient_and_a_small_step_along_it_climbs(family:
     assert float(penalised(model, data).detach()) > before
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", INTERIOR)
 def test_where_the_gradient_vanishes_em_stands_still(family: str) -> None:
     """From far off ascent comes to rest, and there an update of EM changes no probability by a thousandth."""
