@@ -100,7 +100,6 @@ def settings(size: Size) -> dict[str, dict[str, Callable[[], Any]]]:
         "hidden": (32,), "n_updates": size.updates, "max_length": 60, "batch_size": 24, "random_state": 0,
         "n_samples": size.particles, "n_pretrain": min(1000, 5 * size.updates), "read_missing": True, "device": "cpu",
     }  # fmt: skip
-    filtering = common | {"inference": "product-filter"}
     return {
         "GaussianHMM, full": {
             f"K = {K}": lambda K=K: GaussianHMM(K, "full", n_init=2, random_state=0)
@@ -111,9 +110,13 @@ def settings(size: Size) -> dict[str, dict[str, Callable[[], Any]]]:
             for K in (5, 10)
         },
         "DeepMarkovModel": {
-            t: lambda t=t: DeepMarkovModel(5, transition=t, **filtering) for t in ("linear", "gated")
+            f"{t}, {q}": lambda t=t, q=q: DeepMarkovModel(5, transition=t, inference=q, **common)
+            for t, q in (("linear", "product-filter"), ("linear", "smoother"), ("gated", "product-filter"))
         },
-        "SwitchingDMM": {f"K = {K}, linear": lambda K=K: SwitchingDMM(K, 5, **filtering) for K in (2,)},
+        "SwitchingDMM": {
+            f"K = 2, linear, {q}": lambda q=q: SwitchingDMM(2, 5, inference=q, **common)
+            for q in ("product-filter", "product")
+        },
     }
 
 

@@ -340,6 +340,7 @@ MIDDLE = Sizes(80, 100, 150, 400)  # between SMALL and the paper's, Sizes()
 SMALL = Sizes(32, 64, 64, 128)
 SLOW = Recipe(22_000, 1e-3, l2=7e-4, warm_up=4000)
 FAST = Recipe(4000, 2e-3, decay=0.1, warm_up=1000)
+NOTES = Recipe(12_000, 1e-3, l2=8e-4, warm_up=2000)  # for notes that know each other
 VAE_HMM = Recipe(1500, 5e-3, warm_up=300, batch=4), Recipe(1000, 3e-3, warm_up=1, batch=4)
 VAE_HMM_MADE = Recipe(1000, 2e-3, decay=0.1, warm_up=300)
 TOP_K = 8  # states a frame that a VAE-HMM decodes, in training and in its importance bound
@@ -360,8 +361,8 @@ def full() -> list[Row]:
         ),
         Row("deep Markov model, ST-R", 5, dmm("ST-R", "bernoulli", MIDDLE, SLOW, BOUNDS | {"smc": 1000})),
         deep("product, small", "product", "bernoulli", SMALL, FAST),
-        deep("ST-R, MADE, small", "ST-R", "made", SMALL, FAST),
-        deep("ST-R, MADE, frame before, small", "ST-R", "made", SMALL, FAST, edges=True),
+        deep("ST-R, MADE, small", "ST-R", "made", SMALL, NOTES),
+        deep("ST-R, MADE, frame before, small", "ST-R", "made", SMALL, NOTES, edges=True),
     ]
 
 

@@ -6,8 +6,13 @@
                      w_i p(z_{t+1:T} | z_{1:t}^i), down to t = 1
 
 q is the proposal and only that: whatever it is, all three are right as the number of particles S grows.  Discrete
-states are summed out in each of them.  Sources: Godsill, Doucet and West (2004), Monte Carlo smoothing for nonlinear
-time series; Lindsten, Bunch, Särkkä, Schön and Godsill (2016) for states summed out on the way back.
+states are summed out in each of them.  Where q knows the future, its particles pay at every step for having followed
+it, and would be lost before it comes; so they are resampled by w_i χ_t(z_t^i), χ what q expects of their future, and
+go on with weights 1 / χ_t(z_t^i), which is without bias for any χ.
+
+Sources: Godsill, Doucet and West (2004), Monte Carlo smoothing for nonlinear time series; Lindsten, Bunch, Särkkä,
+Schön and Godsill (2016) for states summed out on the way back; Pitt and Shephard (1999) and Guarniero, Johansen and Lee
+(2017) for χ.
 """
 
 from collections.abc import Iterator
@@ -38,26 +43,30 @@ def particle_steps(
 ) -> Iterator[ParticleStep]:
     """A filter with S particles, step by step.
 
-    A sequence is resampled, systematically, when its effective number of particles 1 / Σ w² is under S / 2.
+    A sequence is resampled, systematically and by w_i χ_t(z_t^i), when the effective number of these is under S / 2.
     """
-    advance = model.particles(batch, n_samples, generator)
+    advance, promise = model.particles(batch, n_samples, generator)
     log_w = batch.x.new_zeros(n_samples, len(batch.x), dtype=torch.float64)  # sums of many frames
     log_z = log_w.new_zeros(len(batch.x))
+    log_chi = torch.zeros_like(log_w)
     state: Particles = ()
     for t, running in enumerate(batch.mask.unbind(1)):
-        w = log_w.softmax(0)
+        w = (log_w + log_chi).softmax(0)
         poor = (
             w.square().sum(0) * n_samples > 2
         ) & running  # False, as it should be, for weights that are all 0
         if bool(poor.any()):
-            log_z = torch.where(poor, log_z + log_mean_exp(log_w), log_z)
-            log_w = torch.where(poor, 0.0, log_w)
+            log_z = torch.where(poor, log_z + log_mean_exp(log_w + log_chi), log_z)
             ancestors = torch.where(
                 poor, systematic(w, generator), torch.arange(n_samples, device=poor.device)[:, None]
             )
+            log_w = at_ancestors(torch.where(poor, -log_chi, log_w), ancestors)
             state = tuple(at_ancestors(part, ancestors) for part in state)
         state, weight = advance(t, state)
         log_w = log_w + torch.where(running, weight, 0.0)
+        promised = promise(t, state) if t + 1 < batch.mask.shape[1] else None
+        if promised is not None:
+            log_chi = torch.where(batch.lengths > t + 1, promised, 0.0).to(log_w)
         yield ParticleStep(state, log_w, log_z + log_mean_exp(log_w))
 
 

@@ -22,7 +22,17 @@ from dbn_vae.transitions.base import Transition
 Generator = torch.Generator | None
 # what S partial paths carry from step to step: z_t (S, B, Z) and, of models with states, their belief (S, B, K, ...)
 Particles = tuple[Tensor, ...]
-Advance = Callable[[int, Particles], tuple[Particles, Tensor]]
+
+
+class Proposal(NamedTuple):
+    """How particles go a step on."""
+
+    # Of t and the particles at t − 1 (anything at t = 0): those at t, and their log-weights (S, B),
+    # log p(x_t | z_t) + log p(z_t | z_{1:t-1}) − log q(z_t | z_{t-1}, x), discrete states summed out.
+    advance: Callable[[int, Particles], tuple[Particles, Tensor]]
+    # Of t and the particles at t < T − 1: log χ_t (S, B), what q expects of their future, up to a constant; anything
+    # will do, and exact is log p(x_{t+1:T} | z_t).  None where q does not say.
+    promise: Callable[[int, Particles], Tensor | None] = lambda t, state: None
 
 
 class Later(NamedTuple):
@@ -104,12 +114,8 @@ class LatentModel(Model):
         """A bound that tends to log p(x) as S grows: (B,)."""
 
     @abstractmethod
-    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
-        """A step of a particle filter with q as its proposal.
-
-        Of t and the particles at t − 1 (anything at t = 0): those at t, and their log-weights (S, B),
-        log p(x_t | z_t) + log p(z_t | z_{1:t-1}) − log q(z_t | z_{t-1}, x), discrete states summed out.
-        """
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Proposal:
+        """The steps of a particle filter with q as its proposal."""
 
     @abstractmethod
     def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:

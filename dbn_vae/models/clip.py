@@ -30,7 +30,7 @@ from dbn_vae.distributions import (
     standard_normal,
 )
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel
+from dbn_vae.models.base import Generator, LatentModel, Later, Particles, Proposal, StateModel
 from dbn_vae.models.hmm import sample_states
 from dbn_vae.models.vae_hmm import VAEHMM
 from dbn_vae.sequences import Batch
@@ -113,7 +113,7 @@ class ClipVAEHMM(StateModel, LatentModel):
         inner = self.given_w.importance_bound(known, n_samples // n, generator).unflatten(0, w.shape[:2])
         return log_mean_exp(inner + log_normal(w, standard_normal(w)) - log_normal(w, q))
 
-    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Proposal:
         raise NotImplementedError(
             "a latent of the whole sequence has no step by step: use method='iwae' or 'elbo'"
         )

@@ -17,11 +17,11 @@ from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, draw, kl_normal, log_normal, noise, normal, sample
 from dbn_vae.models.autoregressive import ReadsBefore, context, context_width, frame_before
 from dbn_vae.models.base import (
-    Advance,
     Generator,
     LatentModel,
     Later,
     Particles,
+    Proposal,
     add_up,
     inputs_at,
     real_frames,
@@ -150,7 +150,7 @@ class DMM(LatentModel):
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
 
-    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Proposal:
         context = self.context(batch)
         nowhere = batch.x.new_zeros(n_samples, len(batch.x), self.core.n_latent)
 
@@ -161,7 +161,10 @@ class DMM(LatentModel):
             z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
             return (z,), self.log_likelihood_at(batch, t, z) + log_normal(z, prediction) - log_normal(z, q)
 
-        return advance
+        def promise(t: int, state: Particles) -> Tensor | None:
+            return self.recognition.log_promise(self.move(batch, t + 1, state[0]), context[:, t + 1])
+
+        return Proposal(advance, promise)
 
     def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
         return (draw(self.moved(state[0], inputs), generator),)

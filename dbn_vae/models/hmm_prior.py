@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.distributions import normal, sample
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel, inputs_at
+from dbn_vae.models.base import Generator, LatentModel, Later, Particles, Proposal, StateModel, inputs_at
 from dbn_vae.models.chains import ages_of, chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.gaussians import Gaussian, chosen, dense, draw, log_density, packed, unpacked
 from dbn_vae.models.particles import Belief, belief_in, drawn_ahead, known_states, later_with_states
@@ -145,7 +145,7 @@ class HMMPrior(StateModel, LatentModel):
     def belief(self) -> Belief:
         return belief_in(self.transition)
 
-    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Proposal:
         """A particle carries z_t, which given the states the next one forgets, and p(s_t | z_{1:t})."""
         states, known = self.belief(), known_states(batch, self.n_components)
         propose = self.propose(batch, generator)
@@ -160,7 +160,7 @@ class HMMPrior(StateModel, LatentModel):
             log_p, belief = states.update(belief, known[:, t] + seen)
             return (z, belief), log_p - log_q
 
-        return advance
+        return Proposal(advance)
 
     def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
         states = self.belief()

@@ -15,6 +15,7 @@ from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Evidence, normal, posterior, standard_normal
+from dbn_vae.models.gaussians import log_integral
 from dbn_vae.nn import Recurrent
 from dbn_vae.sequences import Batch
 
@@ -31,6 +32,13 @@ class Recognition(nn.Module, ABC):
     @abstractmethod
     def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
         """q(z_t | z_{t-1}, x) from p(z_t | z_{t-1}), z_{t-1} (..., Z) and the context at t (..., C)."""
+
+    def log_promise(self, prediction: Normal, context: Tensor) -> Tensor | None:
+        """log of what q was normalised by, where it is p(z_t | z_{t-1}) times something: (...); else None.
+
+        It tells how likely q takes all that it knows of x to be, from t on, given z_{t-1}.
+        """
+        return None
 
     def trajectory(
         self, predict: Callable[[Tensor | None], Normal], batch: Batch, context: Tensor, epsilon: Tensor
@@ -81,8 +89,11 @@ class Filtering(Recognition):
     def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
         return posterior(prediction, Evidence(*context.chunk(2, -1)))
 
+    def log_promise(self, prediction: Normal, context: Tensor) -> Tensor:
+        return log_integral(prediction, Evidence(*context.chunk(2, -1)))
 
-class Product(Recognition):
+
+class Product(Filtering):
     """q ∝ p(z_t | z_{t-1}) psi_t(z_t) χ_t(z_t), with χ a backward GRU's evidence of the future."""
 
     looks_ahead = True
@@ -99,9 +110,6 @@ class Product(Recognition):
         location, raw = self.head(self.future(visible(core, batch), batch.lengths)).chunk(2, -1)
         J = F.softplus(raw) * batch.mask[..., None]
         return torch.cat(core.evidence(batch.x, batch.observed) * Evidence(J * location, J), -1)
-
-    def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
-        return posterior(prediction, Evidence(*context.chunk(2, -1)))
 
 
 def visible(core: AEVB, batch: Batch) -> Tensor:

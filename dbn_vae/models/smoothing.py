@@ -1,7 +1,8 @@
 """q(z_t | z_{t-1}, x) of a linear transition: from the evidence of the whole sequence, by messages and no network.
 
     β_t(z) = ∫ p(z_{t+1} | z_t = z) psi_{t+1}(z_{t+1}) β_{t+1}(z_{t+1}) dz_{t+1} = exp(η_t·z − ½ zᵀ Λ_t z),    β_T = 1
-    Λ_t = Wᵀ (I + P Q)⁻¹ P W,    η_t = Wᵀ (I + P Q)⁻¹ (g − P b),    P = Λ_{t+1} + J_{t+1},  g = η_{t+1} + h_{t+1}
+           ∝ exp(r·m − ½ mᵀ R m),  m = W z + b,   R = (I + P Q)⁻¹ P,   r = (I + P Q)⁻¹ g,
+    P = Λ_{t+1} + J_{t+1},  g = η_{t+1} + h_{t+1},   hence  Λ_t = Wᵀ R W,   η_t = Wᵀ (r − R b)
 
 p(z_t | z_{t-1}) psi_t β_t is the exact posterior of a linear-Gaussian chain given the evidence.  q keeps the diagonal
 of its precision, and its mean where z_{t-1} is the posterior's mean: with one latent it is exact.
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.models.recognition import Filtering
@@ -29,39 +31,57 @@ class Moves(NamedTuple):
     variance: Tensor  # (Z,)
 
 
+class Messages(NamedTuple):
+    """log β_t, and the same of psi_t β_t as seen from t − 1; see the formulas above."""
+
+    eta: Tensor  # (B, T, Z)
+    Lambda: Tensor  # (B, T, Z, Z)
+    r: Tensor  # (B, T, Z)
+    R: Tensor  # (B, T, Z, Z)
+
+
 class Smoothing(Filtering):
     """q ∝ p(z_t | z_{t-1}) psi_t χ_t, with χ what the transition makes of the evidence to come."""
 
     looks_ahead = True
 
     def smoothed(self, core: AEVB, batch: Batch, moves: Moves) -> Tensor:
-        """The context, in place of that of the present alone: (B, T, 2 Z)."""
+        """The context, in place of that of the present alone: what meets the prediction (B, T, 2 Z), then r and R."""
         evidence = core.evidence(batch.x, batch.observed)
         h, J = (part.double() for part in evidence)
         given = Moves(*(part.double() for part in moves))
-        eta, Lambda = backward(h, J, given)
+        eta, Lambda, r, R = backward(h, J, given)
         mean = forward(h + eta, J, Lambda, given)
         diagonal = Lambda.diagonal(dim1=-2, dim2=-1)
         elsewhere = (Lambda @ mean[..., None]).squeeze(-1) - diagonal * mean  # what other latents' means pull
-        return torch.cat([h + eta - elsewhere, J + diagonal], -1).to(batch.x)
+        return torch.cat([h + eta - elsewhere, J + diagonal, r, R.flatten(2)], -1).to(batch.x)
+
+    def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
+        return super().step(prediction, z, context[..., : 2 * z.shape[-1]])
+
+    def log_promise(self, prediction: Normal, context: Tensor) -> Tensor:
+        """log β, of all latents together."""
+        m, Z = prediction.mean, prediction.mean.shape[-1]
+        r, R = context[..., 2 * Z : 3 * Z], context[..., 3 * Z :].unflatten(-1, (Z, Z))
+        return (r * m).sum(-1) - 0.5 * (m * (R @ m[..., None]).squeeze(-1)).sum(-1)
 
 
-def backward(h: Tensor, J: Tensor, moves: Moves) -> tuple[Tensor, Tensor]:
-    """η (B, T, Z) and Λ (B, T, Z, Z) of every step."""
+def backward(h: Tensor, J: Tensor, moves: Moves) -> Messages:
+    """The messages of every step's future; before the first step there is no prediction, and its r and R are 0."""
     Z, W = h.shape[-1], moves.weight
     one = torch.eye(Z, dtype=h.dtype, device=h.device)
-    eta, Lambda = torch.zeros_like(h[:, 0]), torch.zeros_like(one).expand(len(h), Z, Z)
-    etas, Lambdas = [eta], [Lambda]
+    zeros = torch.zeros_like(h[:, 0]), torch.zeros_like(one).expand(len(h), Z, Z)
+    (eta, Lambda), messages = zeros, []
     for t in range(h.shape[1] - 1, 0, -1):
-        P = Lambda + torch.diag_embed(J[:, t])
-        g = eta + h[:, t] - (P @ moves.bias[:, t, :, None]).squeeze(-1)
-        solved = torch.linalg.solve(one + P * moves.variance, torch.cat([P, g[..., None]], -1))
-        Lambda = W.T @ solved[..., :Z] @ W
-        Lambda = (Lambda + Lambda.mT) / 2
-        eta = solved[..., Z] @ W
-        etas.append(eta)
-        Lambdas.append(Lambda)
-    return torch.stack(etas[::-1], 1), torch.stack(Lambdas[::-1], 1)
+        P, g = Lambda + torch.diag_embed(J[:, t]), eta + h[:, t]
+        r, R = torch.linalg.solve(one + P * moves.variance, torch.cat([g[..., None], P], -1)).split(
+            [1, Z], -1
+        )
+        r, R = r.squeeze(-1), (R + R.mT) / 2
+        messages.append((eta, Lambda, r, R))
+        Lambda, eta = W.T @ R @ W, (r - (R @ moves.bias[:, t, :, None]).squeeze(-1)) @ W
+    messages.append((eta, Lambda, *zeros))
+    return Messages(*(torch.stack(part, 1) for part in zip(*reversed(messages), strict=True)))
 
 
 def forward(information: Tensor, J: Tensor, Lambda: Tensor, moves: Moves) -> Tensor:

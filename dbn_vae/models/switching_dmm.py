@@ -22,7 +22,7 @@ from torch.distributions import Normal
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import Conditional, at, draw, log_normal, normal, sample
 from dbn_vae.inference import Chain
-from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles, StateModel, inputs_at
+from dbn_vae.models.base import Generator, LatentModel, Later, Particles, Proposal, StateModel, inputs_at
 from dbn_vae.models.chains import ages_of, chain_under, sample_chain, sum_out_states, verbs_of
 from dbn_vae.models.dmm import no_noise, noise_like
 from dbn_vae.models.particles import (
@@ -177,7 +177,7 @@ class SwitchingDMM(StateModel, LatentModel):
     def importance_bound(self, batch: Batch, n_samples: int, generator: Generator = None) -> Tensor:
         return log_mean_exp(self.log_weights(batch, n_samples, generator))
 
-    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Proposal:
         """The states are carried as p(s_t | z_{1:t}), exactly (Rao-Blackwell)."""
         context = self.recognition.context(self.core, batch)
         states, move, known = self.belief(), self.mover(), known_states(batch, self.n_components)
@@ -195,7 +195,13 @@ class SwitchingDMM(StateModel, LatentModel):
             log_p, belief = states.update(belief, known[:, t] + log_normal(z[..., None, :], each))
             return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_normal(z, q)
 
-        return advance
+        def promise(t: int, state: Particles) -> Tensor | None:
+            z, belief = state
+            belief = states.predict(belief, z, inputs_at(batch, t + 1))
+            each = self.recognition.log_promise(move(z), context[:, t + 1, None])
+            return None if each is None else states.update(belief, known[:, t + 1] + each)[0]
+
+        return Proposal(advance, promise)
 
     def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
         z, states = state[0], self.belief()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dbn_vae.aevb import AEVB, ElboTerms, log_mean_exp
 from dbn_vae.distributions import draw, kl_normal, log_normal, normal, posterior, sample, standard_normal
-from dbn_vae.models.base import Advance, Generator, LatentModel, Later, Particles
+from dbn_vae.models.base import Generator, LatentModel, Later, Particles, Proposal
 from dbn_vae.sequences import Batch
 
 
@@ -55,7 +55,7 @@ class VAE(LatentModel):
         weights = log_likelihood + log_normal(z, standard_normal(z)) - log_normal(z, q)
         return (log_mean_exp(weights) * batch.mask).sum(-1)
 
-    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Advance:
+    def particles(self, batch: Batch, n_samples: int, generator: Generator) -> Proposal:
         q = self.posterior(batch)
 
         def advance(t: int, state: Particles) -> tuple[Particles, Tensor]:
@@ -64,7 +64,7 @@ class VAE(LatentModel):
             cost = log_normal(z, now) - log_normal(z, standard_normal(z))
             return (z,), self.log_likelihood_at(batch, t, z) - cost
 
-        return advance
+        return Proposal(advance)
 
     def ahead(self, state: Particles, inputs: Tensor | None, generator: Generator) -> Particles:
         return (draw(standard_normal(state[0]), generator),)

@@ -51,6 +51,7 @@ from dbn_vae.models import (
     SwitchingDMM,
     vae_hmm,
 )
+from dbn_vae.models.base import Proposal
 from dbn_vae.models.gaussians import draw, log_density
 from dbn_vae.models.structured import Structured
 from dbn_vae.nn import Recurrent
@@ -686,6 +687,64 @@ def test_importance_weights_average_to_p(name):
     assert (ratio.std(0) > 0.01).any(), "at the truth this would show nothing"
     assert within(ratio.mean(0) - 1, ratio).all(), ratio.mean(0)
     assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
+
+
+@pytest.mark.parametrize("kind", [Filtering, Smoothing])
+@torch.no_grad()
+def test_at_the_truth_q_promises_what_the_future_says_of_a_particle(kind):
+    """log p(x_{t+1} | z_t), or of a smoother log p(x_{t+1:T} | z_t), up to a constant of the sequence."""
+    batch, move, z = short_batch(3), drift(2), normals(5, 3, 2, seed=8)
+    model = start_at(DMM(linear_core(2), move, kind()))
+    promise = model.particles(batch, 5, seeded()).promise
+    W, b, Q = step = moments_of(move)
+    for i, T in enumerate(batch.lengths.tolist()):
+        for t in range(T - 1):
+            frames = slice(t + 1, T if kind is Smoothing else t + 2)
+            x, seen = batch.x[i, frames], batch.observed[i, frames].any(-1)
+            walks = [walk_moments((W @ one + b, Q), [step] * (len(x) - 1)) for one in z[:, i]]
+            truth = table([dense_gaussian_log_prob(x, seen, *walk, DECODERS[2]) for walk in walks])
+            found = promise(t, (z,))[:, i]
+            close(found - found[0], truth - truth[0], **EXACT)
+
+
+@torch.no_grad()
+def test_at_the_truth_a_switching_models_promise_sums_over_its_states():
+    """log Σ_k p(s_{t+1} = k | z_{1:t}) p(x_{t+1} | z_t, k), up to a constant of the sequence."""
+    batch, moves, chain = short_batch(2), [drift(1, seed=4), drift(1, seed=5, width=0.9)], chain_over(2)
+    z, belief = normals(5, 3, 1, seed=8), normals(5, 3, 2, seed=9).log_softmax(-1)
+    model = start_at(SwitchingDMM(linear_core(1), chain, moves, Filtering()), 2, differ=True)
+    promise = model.particles(batch, 5, seeded()).promise
+    ahead = belief.exp() @ chain.log_transition().exp()
+    for i, T in enumerate(batch.lengths.tolist()):
+        for t in range(T - 1):
+            x, seen = batch.x[i, t + 1 : t + 2], batch.observed[i, t + 1 : t + 2].any(-1)
+            p = torch.zeros(5, dtype=torch.float64)
+            for k, move in enumerate(moves):
+                W, b, Q = moments_of(move)
+                each = [
+                    dense_gaussian_log_prob(x, seen, (W @ one + b)[None], Q[None, :, None], DECODERS[1])
+                    for one in z[:, i]
+                ]
+                p += ahead[:, i, k] * table(each).exp()
+            found = promise(t, (z, belief))[:, i]
+            close(found - found[0], (p / p[0]).log(), **EXACT)
+
+
+@torch.no_grad()
+def test_particles_that_follow_the_future_through_a_gap_are_not_punished_for_it():
+    """The exact messages of what comes after it: log p(x) spreads by less than a third of what it does without."""
+    x = torch.cat([normals(3, 3, seed=1), torch.full((12, 3), NAN), normals(3, 3, seed=2) + 3])
+    batch = Sequences.from_any([x.numpy()]).batch()
+    model = start_at(DMM(linear_core(2), drift(2), Smoothing()))
+    log_p = log_p_walk(batch, model)
+    spread, forward = [], model.particles
+    for ahead in (True, False):
+        if not ahead:
+            model.particles = lambda *given: Proposal(forward(*given).advance)
+        found = particle_filter(model, repeated(batch, 2000), 20, seeded())
+        assert within((found - log_p).exp()[:, None].mean(0) - 1, (found - log_p).exp()[:, None]).all()
+        spread.append(found.std())
+    assert spread[0] < spread[1] / 3, spread
 
 
 # a single particle is never drawn again: one model of each kind tells
