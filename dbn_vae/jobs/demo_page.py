@@ -16,6 +16,7 @@ from dbn_vae.evaluation.states import effective_states
 from dbn_vae.jobs.demo_fits import Check, Decoded, Series
 
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"  # a number and its error stay on one line
+MINUS = "\N{MINUS SIGN}"
 
 
 def write_page(
@@ -87,11 +88,11 @@ def readable(result: pd.DataFrame) -> pd.DataFrame:
         {
             "model": result["model"],
             "nats per day": [
-                f"{v:.3f}{PLUS_MINUS}{e:.3f}"
+                f"{v:.3f}{PLUS_MINUS}{e:.3f}".replace("-", MINUS)
                 for v, e in zip(result["per frame"], result["s.e."], strict=True)
             ],
             "gain": [
-                "reference" if e == 0 else f"{round(v, 3) + 0.0:+.3f}{PLUS_MINUS}{e:.3f}"
+                "reference" if e == 0 else f"{round(v, 3) + 0.0:+.3f}{PLUS_MINUS}{e:.3f}".replace("-", MINUS)
                 for v, e in zip(result["gain"], result["gain s.e."], strict=True)
             ],
             "kind": result["kind"],
@@ -110,7 +111,7 @@ def verdict(result: pd.DataFrame, rows: list[Row]) -> str:
         return f"{reference} and ours from the same starts lead; no other model beats them."
     sure = "more" if difference > 2 * error else "no more"
     return (
-        f"{winner['model']} leads. Against {reference}, the best of hmmlearn's, it gains "
+        f"First is {winner['model']}. Against {reference}, the best of hmmlearn's, it gains "
         f"{difference:.3f} ± {error:.3f} nats per day: {sure} than two standard errors of that difference."
     )
 
