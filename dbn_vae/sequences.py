@@ -150,7 +150,9 @@ class Sequences:
         weights = self.frame_weights.view(-1, *[1] * (self.x.dim() - 1))
         if bool(self.observed.all()) and bool((weights == 1).all()):
             mean = self.x.mean(0)
-            return mean, reduce(torch.add, ((x - mean).square().sum(0) for x in in_blocks(self.x))) / len(self.x)
+            return mean, reduce(torch.add, ((x - mean).square().sum(0) for x in in_blocks(self.x))) / len(
+                self.x
+            )
         blocks = list(zip(*(in_blocks(part) for part in (self.x, self.observed, weights)), strict=True))
         count = reduce(torch.add, ((w * seen).sum(0) for _, seen, w in blocks)).to(self.x.dtype)
         count = torch.where(count > 0, count, 1.0)

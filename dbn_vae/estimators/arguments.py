@@ -8,6 +8,7 @@ Is it `lengths`, as in hmmlearn, or a target y, as in scikit-learn?
 It is lengths only where it can be nothing else.  What could be both is refused, never guessed.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -117,6 +118,28 @@ def frame_shape(data: Sequences) -> tuple[int, ...]:
             "np.moveaxis(X, -1, -3)"
         )
     return shape
+
+
+def require_whole(minimum: int, **values: Any) -> None:
+    """Raise ValueError naming the first value that is no whole number from the minimum."""
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or value < minimum:
+            raise ValueError(f"{name}={value!r}; it must be a whole number from {minimum}")
+
+
+def require_number(minimum: float = -math.inf, **values: Any) -> None:
+    """Raise ValueError naming the first value that is no number from the minimum."""
+    for name, value in values.items():
+        if not isinstance(value, int | float | np.number) or not value >= minimum:
+            bound = "" if minimum == -math.inf else f" from {minimum:g}"
+            raise ValueError(f"{name}={value!r}; it must be a number{bound}")
+
+
+def require_positive(**values: Any) -> None:
+    """Raise ValueError naming the first value that is no number above 0."""
+    for name, value in values.items():
+        if not isinstance(value, int | float | np.number) or not value > 0:
+            raise ValueError(f"{name}={value!r}; it must be a number above 0")
 
 
 def require_choice(choices: Iterable[str], **value: str) -> None:

@@ -335,10 +335,3 @@ def jsonable(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"cannot save a hyper-parameter of type {type(value).__name__}")
-
-
-def require_at_least(minimum: int, **values: int) -> None:
-    """Raise ValueError naming the first value that is too small."""
-    for name, value in values.items():
-        if value < minimum:
-            raise ValueError(f"{name}={value}; it must be at least {minimum}")

@@ -8,6 +8,7 @@ import torch
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.bernoulli import Bernoulli
+from dbn_vae.estimators.arguments import require_number
 from dbn_vae.estimators.classical import ClassicalHMM, as_array
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
@@ -51,6 +52,10 @@ class BernoulliHMM(ClassicalHMM):
             )
         return Bernoulli(torch.as_tensor(probs))
 
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        require_number(0, emissionprob_prior=self.emissionprob_prior)
+
     def first_emission(self, data: Sequences) -> Bernoulli:
         mean = data.x.sum(0) / data.observed.sum(0).clamp_min(1)
         return Bernoulli(mean.expand(self.n_components, -1))
@@ -58,7 +63,7 @@ class BernoulliHMM(ClassicalHMM):
     def prepare(self, model: HMM, data: Sequences) -> None:
         super().prepare(model, data)
         assert isinstance(model.emission, Bernoulli)
-        model.emission.ones = model.emission.zeros = float(self.emissionprob_prior)
+        model.emission.ones = model.emission.zeros = self.emissionprob_prior
 
     def troubles(self, model: HMM, last: EMStep) -> list[str]:
         found = super().troubles(model, last)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
 from dbn_vae.estimators.alone import Short, asked, single, template
-from dbn_vae.estimators.base import require_at_least
+from dbn_vae.estimators.arguments import require_whole
 from dbn_vae.estimators.devices import place, where
 from dbn_vae.estimators.draws import posterior_draws
 from dbn_vae.estimators.forecasting import PredictiveVerbs
@@ -260,8 +260,8 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
         What params leaves out stays at its fitted value.  Raises ValueError where a prior is improper, naming it;
         Gaussians need means_weight > 0, covars_prior > 0 and a covars_weight that the guide to priors gives.
         """
-        require_at_least(1, n_draws=n_draws)
-        require_at_least(0, burn_in=burn_in)
+        require_whole(1, n_draws=n_draws)
+        require_whole(0, burn_in=burn_in)
         data = self.sequences(X, lengths)
         return posterior_draws(self, data, n_draws, burn_in, self.generator(random_state))
 
@@ -298,7 +298,10 @@ def prior(name: str, value: Any, shape: tuple[int, ...], negative: bool = False)
 
     Raises ValueError for one that does not, for NaN, infinity and, unless allowed, negative numbers.
     """
-    numbers = np.asarray(value, dtype=np.float64)
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={value!r}; it must be a number or broadcast to {shape}") from error
     if numbers.ndim and not broadcasts(numbers.shape, shape):
         raise ValueError(f"{name} has shape {numbers.shape}; it must be a number or broadcast to {shape}")
     if not np.isfinite(numbers).all() or (not negative and (numbers < 0).any()):

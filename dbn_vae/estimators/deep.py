@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators import cores
-from dbn_vae.estimators.arguments import frame_shape, lengths_given, require_sample_inputs
-from dbn_vae.estimators.base import require_at_least, weighted_total
+from dbn_vae.estimators.arguments import frame_shape, lengths_given, require_sample_inputs, require_whole
+from dbn_vae.estimators.base import weighted_total
 from dbn_vae.estimators.deep_training import DeepTraining, flattened
 from dbn_vae.estimators.devices import where
 from dbn_vae.estimators.diagnostics import Diagnostics
@@ -193,7 +193,7 @@ class DeepEstimator(DeepTraining):
         Raises ValueError for another method, and for n_samples under 1.
         """
         S = self.n_samples if n_samples is None else n_samples
-        require_at_least(1, n_samples=S)
+        require_whole(1, n_samples=S)
         bounds: dict[str, Callable[..., Score]] = {"iwae": iwae, "elbo": elbo, "smc": smc}
         if method not in bounds:
             raise ValueError(f"method={method!r}; it is one of {sorted(bounds)}")

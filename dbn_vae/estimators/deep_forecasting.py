@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dbn_vae.distributions import at, sample
 from dbn_vae.emissions.predictive import plain
-from dbn_vae.estimators.arguments import require_future_inputs
+from dbn_vae.estimators.arguments import require_future_inputs, require_whole
 from dbn_vae.estimators.deep import DeepEstimator
 from dbn_vae.estimators.forecasting import (
     DRAWS,
@@ -28,7 +28,6 @@ from dbn_vae.estimators.forecasting import (
     sequence_keys,
     table,
 )
-from dbn_vae.estimators.streaming import require_whole
 from dbn_vae.evaluation.likelihood import MAX_VALUES, smc_frames
 from dbn_vae.evaluation.particles import at_ancestors, last_particles, smoothed_paths
 from dbn_vae.models.base import LatentModel, Particles

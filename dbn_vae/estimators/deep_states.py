@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbn_vae.estimators.base import StateEstimator, require_at_least
+from dbn_vae.estimators.arguments import require_number, require_whole
+from dbn_vae.estimators.base import StateEstimator
 from dbn_vae.estimators.deep_forecasting import DeepForecaster
 from dbn_vae.estimators.hsmm import duration_named
 from dbn_vae.estimators.posterior import PosteriorVerbs
@@ -58,7 +59,10 @@ class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
 
     def require_arguments(self) -> None:
         super().require_arguments()
-        if not 0 <= self.reseed < 1:
+        require_whole(1, n_components=self.n_components)
+        require_whole(1, min_duration=self.min_duration, max_duration=self.max_duration)
+        require_number(0, stickiness=self.stickiness, reseed=self.reseed, duration_prior=self.duration_prior)
+        if not self.reseed < 1:
             raise ValueError(f"reseed={self.reseed}; it is a part of an even share, from 0 to under 1")
 
     def require_labels(self, data: Sequences) -> None:
@@ -121,8 +125,7 @@ class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
 
     def chain_of_stays(self, durations: str) -> SemiMarkov:
         K, shortest, longest = self.n_components, self.min_duration, self.max_duration
-        require_at_least(2, n_components=K)
-        require_at_least(1, min_duration=shortest, max_duration=longest)
+        require_whole(2, n_components=K)
         if self.n_driving:
             raise ValueError(
                 f"durations={durations!r} beside inputs or recurrent=True, which drive moves of a chain without: leave "

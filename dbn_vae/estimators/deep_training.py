@@ -19,8 +19,14 @@ from torch import Tensor
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.estimators import cores
-from dbn_vae.estimators.arguments import input_columns, lengths_given
-from dbn_vae.estimators.base import SequenceEstimator, require_at_least
+from dbn_vae.estimators.arguments import (
+    input_columns,
+    lengths_given,
+    require_number,
+    require_positive,
+    require_whole,
+)
+from dbn_vae.estimators.base import SequenceEstimator
 from dbn_vae.estimators.diagnostics import Diagnostics, diagnose
 from dbn_vae.estimators.logbook import Logbook, identity_of
 from dbn_vae.estimators.monitor import warn
@@ -43,6 +49,7 @@ class DeepTraining(SequenceEstimator):
     batch_size: int
     learning_rate: float
     max_length: int | None
+    hidden: tuple[int, ...] | None
     validation: float
     patience: int | None
     max_norm: float
@@ -143,13 +150,16 @@ class DeepTraining(SequenceEstimator):
 
     def require_arguments(self) -> None:
         """Raise ValueError naming the first argument that cannot be."""
-        require_at_least(1, n_latent=self.n_latent, batch_size=self.batch_size, n_samples=self.n_samples)
-        require_at_least(0, n_updates=self.n_updates, n_pretrain=self.n_pretrain, warm_up=self.warm_up)
-        require_at_least(1, n_probes=self.n_probes)
-        if self.patience is not None:
-            require_at_least(1, patience=self.patience)
-        if not self.max_norm > 0:
-            raise ValueError(f"max_norm={self.max_norm}; it must be above 0, and is inf for no clipping")
+        require_whole(1, n_latent=self.n_latent, batch_size=self.batch_size, n_samples=self.n_samples)
+        require_whole(0, n_updates=self.n_updates, n_pretrain=self.n_pretrain, warm_up=self.warm_up)
+        require_whole(1, n_probes=self.n_probes)
+        for name in ("patience", "max_length"):
+            if getattr(self, name) is not None:
+                require_whole(1, **{name: getattr(self, name)})
+        for width in self.hidden or ():
+            require_whole(1, hidden=width)
+        require_positive(learning_rate=self.learning_rate, max_norm=self.max_norm)
+        require_number(validation=self.validation)
         if not 0 <= self.validation < 1:
             raise ValueError(
                 f"validation={self.validation}; it is a share of the sequences, from 0 to under 1"

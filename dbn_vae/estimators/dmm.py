@@ -9,7 +9,7 @@ import torch
 from dbn_vae.aevb import AEVB
 from dbn_vae.distributions import Conditional
 from dbn_vae.emissions.base import Emission
-from dbn_vae.estimators.arguments import require_choice
+from dbn_vae.estimators.arguments import require_choice, require_number, require_whole
 from dbn_vae.estimators.deep_forecasting import DeepForecaster
 from dbn_vae.estimators.dynamic_start import DynamicStart
 from dbn_vae.estimators.emission_hmm import EmissionHMM
@@ -94,8 +94,8 @@ class DeepMarkovModel(DynamicStart, DeepForecaster):
             raise ValueError(
                 "inference='smoother' is exact messages through transition='linear', not 'gated'"
             )
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay}; it must be at least 0")
+        require_whole(1, n_hidden=self.n_hidden)
+        require_number(0, weight_decay=self.weight_decay)
 
     def schedule(self, n_updates: int, batch_size: int) -> Schedule:
         return replace(super().schedule(n_updates, batch_size), weight_decay=self.weight_decay)

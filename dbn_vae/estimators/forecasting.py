@@ -22,10 +22,9 @@ from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.conditional import complete, expected, likely
 from dbn_vae.emissions.context import of_inputs, over_contexts
 from dbn_vae.emissions.predictive import cdf, discrete, plain, require_known_context, require_no_past
-from dbn_vae.estimators.arguments import column_names, require_future_inputs
+from dbn_vae.estimators.arguments import column_names, require_future_inputs, require_whole
 from dbn_vae.estimators.devices import on_host
 from dbn_vae.estimators.posterior import PosteriorVerbs
-from dbn_vae.estimators.streaming import require_whole
 from dbn_vae.models.gaps import fill_gaps
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences

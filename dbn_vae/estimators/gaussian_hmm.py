@@ -9,6 +9,7 @@ import torch
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.dense_gaussian import FullGaussian, TiedGaussian
 from dbn_vae.emissions.gaussian import DiagonalGaussian, Gaussian, GaussianPrior, SphericalGaussian
+from dbn_vae.estimators.arguments import require_number
 from dbn_vae.estimators.classical import ClassicalHMM, as_array, prior
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Sequences
@@ -142,6 +143,11 @@ class GaussianHMM(GaussianFace):
     _: KW_ONLY
     n_init: int = 4
     device: str = "cpu"
+
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        require_number(0, min_covar=self.min_covar)
+        require_number(covars_weight=self.covars_weight)
 
     def first_emission(self, data: Sequences) -> Gaussian:
         """Every state at the mean and the covariance of all the data."""

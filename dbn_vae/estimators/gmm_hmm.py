@@ -9,6 +9,7 @@ import torch
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.gaussian import Gaussian, GaussianPrior
 from dbn_vae.emissions.mixture import Mixture
+from dbn_vae.estimators.arguments import require_number, require_whole
 from dbn_vae.estimators.classical import ClassicalHMM, as_array, checked, prior
 from dbn_vae.estimators.gaussian_hmm import COVARIANCES
 from dbn_vae.models.hmm import HMM
@@ -100,10 +101,13 @@ class GMMHMM(ClassicalHMM):
         assert isinstance(emission.component, Gaussian)
         return emission.component
 
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        require_whole(1, n_mix=self.n_mix)
+        require_number(0, min_covar=self.min_covar)
+
     def first_emission(self, data: Sequences) -> Mixture:
         """Every component at the mean and the covariance of all the data."""
-        if self.n_mix < 1:
-            raise ValueError(f"n_mix={self.n_mix}; it must be at least 1")
         K, M = self.n_components, self.n_mix
         mean, variance = data.moments
         variance = variance.clamp_min(1e-12)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dbn_vae.estimators.arguments import lengths_given, require_sample_inputs
-from dbn_vae.estimators.base import StateEstimator, require_at_least
+from dbn_vae.estimators.arguments import lengths_given, require_number, require_sample_inputs, require_whole
+from dbn_vae.estimators.base import StateEstimator
 from dbn_vae.estimators.devices import on_host, place, where
 from dbn_vae.estimators.monitor import ConvergenceMonitor, fell, warn
 from dbn_vae.evaluation.likelihood import Score, exact
@@ -182,7 +182,9 @@ class HMMEstimator(StateEstimator):
 
     def require_arguments(self) -> None:
         """Raise ValueError for arguments of the constructor that cannot be."""
-        require_at_least(1, n_components=self.n_components, n_init=self.n_init)
+        require_whole(1, n_components=self.n_components, n_init=self.n_init)
+        require_whole(0, n_iter=self.n_iter)
+        require_number(tol=self.tol)
 
     def climb(self, model: HMM, data: Sequences, monitor: ConvergenceMonitor) -> tuple[EMStep, list[str]]:
         """EM until the log-likelihood gains less than tol, or n_iter updates; the last step, and what went wrong."""
@@ -293,7 +295,7 @@ class HMMEstimator(StateEstimator):
             inputs: (n_samples, U) covariates, where the model reads them.
         """
         self.require_fitted()
-        require_at_least(1, n_samples=n_samples)
+        require_whole(1, n_samples=n_samples)
         if currstate is not None and not 0 <= currstate < self.n_components:
             raise ValueError(
                 f"currstate={currstate}; with n_components={self.n_components} it is 0 to "

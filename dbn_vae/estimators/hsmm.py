@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from dbn_vae.emissions.base import Emission
-from dbn_vae.estimators.arguments import require_choice, require_width
-from dbn_vae.estimators.base import require_at_least
+from dbn_vae.estimators.arguments import require_choice, require_number, require_whole, require_width
 from dbn_vae.estimators.classical import as_array
 from dbn_vae.estimators.devices import place
 from dbn_vae.estimators.forecasting import PredictiveVerbs
@@ -103,8 +102,10 @@ class HSMM(ModuleHMM, PredictiveVerbs):
                 f"emission is a {type(self.emission).__name__}; it is a family of dbn_vae.emissions, such as "
                 "DiagonalGaussian(mean, variance)"
             )
-        require_at_least(2, n_components=self.n_components)
-        require_at_least(1, min_duration=self.min_duration)
+        require_whole(2, n_components=self.n_components)
+        require_whole(1, min_duration=self.min_duration, max_duration=self.max_duration)
+        require_number(0, duration_prior=self.duration_prior)
+        require_number(0, startprob_prior=self.startprob_prior, transmat_prior=self.transmat_prior)
         require_choice(FAMILIES, durations=self.durations)
         super().require_arguments()
 

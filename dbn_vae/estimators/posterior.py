@@ -21,8 +21,9 @@ from torch import Tensor
 from dbn_vae import inference
 from dbn_vae.emissions.frame import online_log_prob
 from dbn_vae.emissions.predictive import require_known_context
+from dbn_vae.estimators.arguments import require_whole
 from dbn_vae.estimators.devices import on_host
-from dbn_vae.estimators.streaming import StateFilter, Steps, require_whole, tables_under
+from dbn_vae.estimators.streaming import StateFilter, Steps, tables_under
 from dbn_vae.inference import Chain, Filtered, Path, Posterior
 from dbn_vae.inference.durations import Stays, StaysPosterior
 from dbn_vae.models.base import LatentModel, StateModel

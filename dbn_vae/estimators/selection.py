@@ -25,7 +25,7 @@ from sklearn.base import clone
 from tqdm.auto import tqdm
 
 from dbn_vae import inference, plotting
-from dbn_vae.estimators.base import require_at_least
+from dbn_vae.estimators.arguments import require_whole
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.modules import ModuleHMM
 from dbn_vae.estimators.monitor import warn
@@ -213,8 +213,8 @@ class Part(NamedTuple):
 
 def held_out(data: Sequences, folds: int, block: int) -> Iterator[Part]:
     """The folds; see select.  Raises ValueError where there is too little to cut."""
-    require_at_least(2, folds=folds)
-    require_at_least(1, block=block)
+    require_whole(2, folds=folds)
+    require_whole(1, block=block)
     B, N = len(data), data.n_frames
     if folds <= B:
         for i in range(folds):

@@ -20,14 +20,8 @@ from torch import Tensor
 from dbn_vae.arrays import numbers
 from dbn_vae.emissions.frame import Inputs, OnlineLogProb, Past
 from dbn_vae.emissions.predictive import plain
+from dbn_vae.estimators.arguments import require_whole
 from dbn_vae.transitions.base import Transition
-
-
-def require_whole(minimum: int, **values: Any) -> None:
-    """Raise ValueError naming the first value that is no whole number from the minimum."""
-    for name, value in values.items():
-        if not isinstance(value, int | np.integer) or value < minimum:
-            raise ValueError(f"{name}={value!r}; it must be a whole number from {minimum}")
 
 
 class Steps(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 
 from dbn_vae.aevb import AEVB
 from dbn_vae.emissions.base import Emission
-from dbn_vae.estimators.arguments import require_choice
+from dbn_vae.estimators.arguments import require_choice, require_whole
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.dmm import recognition_named, transition_named
 from dbn_vae.estimators.dynamic_start import DynamicStart
@@ -62,6 +62,7 @@ class SwitchingDMM(DynamicStart, DeepStateEstimator):
     def require_arguments(self) -> None:
         super().require_arguments()
         require_choice(("dynamics", "random"), init=self.init)
+        require_whole(1, n_hidden=self.n_hidden, n_init=self.n_init)
         if self.inference == "smoother":
             raise ValueError(
                 "inference='smoother' is for one linear transition: use 'product', which looks ahead too"

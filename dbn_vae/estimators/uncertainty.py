@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm
 from tqdm.auto import tqdm
 
-from dbn_vae.estimators.base import require_at_least
+from dbn_vae.estimators.arguments import require_whole
 from dbn_vae.estimators.hmm import HMMEstimator
 from dbn_vae.estimators.monitor import ConvergenceMonitor, warn
 from dbn_vae.estimators.variational import VariationalHMM
@@ -264,7 +264,7 @@ def replicates(
 ) -> np.ndarray:
     """The targets of models refitted to data drawn from the fitted one, with its lengths, gaps and inputs:
     (n_samples, n)."""
-    require_at_least(2, n_samples=n_samples)
+    require_whole(2, n_samples=n_samples)
     if data.labels is not None or data.step_weights is not None or not bool((data.weights == 1).all()):
         raise ValueError("method='bootstrap' draws states afresh and cannot keep labels or weights of X")
     seeds = torch.randint(2**31 - 1, (n_samples, len(data)), generator=model.generator(random_state))

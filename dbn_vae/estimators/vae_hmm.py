@@ -11,8 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dbn_vae.aevb import AEVB
 from dbn_vae.emissions.frame import Inputs, Past
 from dbn_vae.emissions.predictive import plain
-from dbn_vae.estimators.arguments import require_choice
-from dbn_vae.estimators.base import require_at_least
+from dbn_vae.estimators.arguments import require_choice, require_whole
 from dbn_vae.estimators.deep_states import DeepStateEstimator
 from dbn_vae.estimators.gaussian_hmm import GaussianHMM
 from dbn_vae.estimators.logbook import Logbook
@@ -71,8 +70,12 @@ class VAEHMM(DeepStateEstimator):
     def n_core_latent(self) -> int:
         return self.n_latent + self.n_clip_latent
 
+    def require_arguments(self) -> None:
+        super().require_arguments()
+        require_whole(0, n_clip_latent=self.n_clip_latent)
+        require_whole(1, n_init=self.n_init, top_k=1 if self.top_k is None else self.top_k)
+
     def build(self, core: AEVB) -> HMMPrior | ClipVAEHMM:
-        require_at_least(0, n_clip_latent=self.n_clip_latent)
         K, Z = self.n_components, self.n_latent
         spreads = {
             "diag": torch.ones(K, Z),
@@ -87,7 +90,6 @@ class VAEHMM(DeepStateEstimator):
             self.require_lone_clip()
             return ClipVAEHMM(*parts)
         if self.inference == "exact":
-            require_at_least(1, top_k=K if self.top_k is None else self.top_k)
             return Model(*parts, offset, self.top_k)
         if self.top_k is not None:
             raise ValueError(f"top_k={self.top_k} beside inference={self.inference!r}; it is for 'exact'")

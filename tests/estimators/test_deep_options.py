@@ -60,7 +60,7 @@ def test_weights_lean_to_their_prior_in_training_alone() -> None:
     assert still.score(X) == held.score(X)
     free, held = (fitted(w, n_updates=30, n_pretrain=0, learning_rate=0.2) for w in (0.0, 1e4))
     assert length(held) < 0.5 * length(still) < 0.5 * length(free)
-    with pytest.raises(ValueError, match=r"weight_decay=-1\.0; it must be at least 0"):
+    with pytest.raises(ValueError, match=r"weight_decay=-1\.0; it must be a number from 0"):
         fitted(-1.0)
 
 
@@ -171,7 +171,7 @@ def test_what_durations_cannot_do_is_said() -> None:
     for wrong, message in (
         ({"durations": "gamma"}, r"durations='gamma'.*'categorical', 'poisson'"),
         ({"durations": "poisson", "max_duration": 3, "min_duration": 5}, "min_duration=5, max_duration=3"),
-        ({"durations": "poisson", "n_components": 1}, "n_components=1; it must be at least 2"),
+        ({"durations": "poisson", "n_components": 1}, "n_components=1; it must be a whole number from 2"),
     ):
         with pytest.raises(ValueError, match=message):
             VAEHMM(**{"n_components": 2, "n_latent": 1} | TINY | wrong).fit(X)
@@ -209,7 +209,7 @@ def test_decoding_the_likeliest_states_alone_lowers_a_score_a_little() -> None:
     assert low.score(X, n_samples=50) < whole.score(X, n_samples=50)
     assert_allclose(low.predict_proba(X), whole.predict_proba(X), atol=1e-6)
     for wrong, message in (
-        ({"top_k": 0}, "top_k=0; it must be at least 1"),
+        ({"top_k": 0}, "top_k=0; it must be a whole number from 1"),
         ({"top_k": 2, "inference": "sampled"}, "top_k=2 beside inference='sampled'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -248,7 +248,7 @@ def test_offsets_of_states_begin_as_nothing_and_are_learnt(inference: str, tmp_p
 def test_no_samples_are_refused_and_not_taken_for_the_usual_number(method: str) -> None:
     X = np.random.default_rng(0).normal(size=(20, 2))
     model = VAEHMM(2, 2, n_updates=1, n_pretrain=1, random_state=0).fit(X)
-    with pytest.raises(ValueError, match="n_samples=0; it must be at least 1"):
+    with pytest.raises(ValueError, match="n_samples=0; it must be a whole number from 1"):
         model.evaluate(X, method=method, n_samples=0)
 
 

@@ -328,7 +328,7 @@ def test_parts_read_the_same_inputs() -> None:
         (lambda: EmissionHMM(Logistic(zeros(K, 2)), sticky(3)), ValueError, "transition has 3 states, emission 2"),
         (lambda: EmissionHMM(Logistic(zeros(K, 3))), ValueError, "X has 2 features, but EmissionHMM is expecting 3"),
         (lambda: EmissionHMM(Logistic(zeros(K, 2)), init="best"), ValueError, "init='best'; it is 'data' or 'given'"),
-        (lambda: EmissionHMM(Logistic(zeros(K, 2)), n_init=0), ValueError, "n_init=0; it must be at least 1"),
+        (lambda: EmissionHMM(Logistic(zeros(K, 2)), n_init=0), ValueError, "n_init=0; it must be a whole number"),
         (
             lambda: EmissionHMM(Logistic(zeros(K, 2)), sticky(K), transmat_prior=2.0),
             ValueError, r"transmat_prior=2\.0 beside a transition.*set it there",

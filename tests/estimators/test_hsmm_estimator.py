@@ -138,7 +138,7 @@ def test_errors_name_the_argument_and_the_remedy(fitted: dict[str, HSMM]) -> Non
         HSMM("gaussian").fit(X)
     with pytest.raises(ValueError, match="durations='gamma'; it is one of"):
         HSMM(gaussian(), "gamma").fit(X)
-    with pytest.raises(ValueError, match="n_components=1; it must be at least 2"):
+    with pytest.raises(ValueError, match="n_components=1; it must be a whole number from 2"):
         HSMM(gaussian(1)).fit(X)
     with pytest.raises(ValueError, match="min_duration=9, max_duration=5"):
         HSMM(gaussian(), min_duration=9, max_duration=5).fit(X)

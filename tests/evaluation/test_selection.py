@@ -254,8 +254,8 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"criterion": "dic"}, "criterion='dic'; it is one of aic, bic, icl, cv"),
         ({"n_components": [0, 1]}, "n_components=[0, 1]; give numbers of states from 1"),
         ({"n_components": []}, "n_components=[]"),
-        ({"criterion": "cv", "folds": 1}, "folds=1; it must be at least 2"),
-        ({"criterion": "cv", "block": 0}, "block=0; it must be at least 1"),
+        ({"criterion": "cv", "folds": 1}, "folds=1; it must be a whole number from 2"),
+        ({"criterion": "cv", "block": 0}, "block=0; it must be a whole number from 1"),
         ({"criterion": "cv", "folds": 500}, "folds=500, but X has 180 frames"),
     ],
 )

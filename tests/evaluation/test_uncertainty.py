@@ -416,7 +416,7 @@ def test_a_fit_that_stopped_early_is_said() -> None:
         ({"method": "hessian"}, "method='hessian'; it is one of observed, sandwich, bootstrap"),
         ({"level": 95}, "level=95; it is a coverage between 0 and 1"),
         ({"method": "sandwich"}, "there is only one; use 'observed' or 'bootstrap'"),
-        ({"method": "bootstrap", "n_samples": 1}, "n_samples=1; it must be at least 2"),
+        ({"method": "bootstrap", "n_samples": 1}, "n_samples=1; it must be a whole number from 2"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, Any], words: str) -> None:
