@@ -64,9 +64,8 @@ def particle_steps(
             state = tuple(at_ancestors(part, ancestors) for part in state)
         state, weight = advance(t, state)
         log_w = log_w + torch.where(running, weight, 0.0)
-        promised = promise(t, state) if t + 1 < batch.mask.shape[1] else None
-        if promised is not None:
-            log_chi = torch.where(batch.lengths > t + 1, promised, 0.0).to(log_w)
+        if promise is not None and t + 1 < batch.mask.shape[1]:
+            log_chi = torch.where(batch.lengths > t + 1, promise(t, state), 0.0).to(log_w)
         yield ParticleStep(state, log_w, log_z + log_mean_exp(log_w))
 
 

@@ -32,7 +32,7 @@ class Proposal(NamedTuple):
     advance: Callable[[int, Particles], tuple[Particles, Tensor]]
     # Of t and the particles at t < T − 1: log χ_t (S, B), what q expects of their future, up to a constant; anything
     # will do, and exact is log p(x_{t+1:T} | z_t).  None where q does not say.
-    promise: Callable[[int, Particles], Tensor | None] = lambda t, state: None
+    promise: Callable[[int, Particles], Tensor] | None = None
 
 
 class Later(NamedTuple):

@@ -26,7 +26,7 @@ from dbn_vae.models.base import (
     inputs_at,
     real_frames,
 )
-from dbn_vae.models.recognition import Recognition
+from dbn_vae.models.recognition import Filtering, Recognition
 from dbn_vae.models.smoothing import Moves, Smoothing
 from dbn_vae.nn import beside, take
 from dbn_vae.sequences import Batch
@@ -161,8 +161,12 @@ class DMM(LatentModel):
             z = draw(normal(q.mean.expand_as(last), q.scale.expand_as(last)), generator)
             return (z,), self.log_likelihood_at(batch, t, z) + log_normal(z, prediction) - log_normal(z, q)
 
-        def promise(t: int, state: Particles) -> Tensor | None:
-            return self.recognition.log_promise(self.move(batch, t + 1, state[0]), context[:, t + 1])
+        if not isinstance(self.recognition, Filtering):
+            return Proposal(advance)
+        log_promise = self.recognition.log_promise
+
+        def promise(t: int, state: Particles) -> Tensor:
+            return log_promise(self.move(batch, t + 1, state[0]), context[:, t + 1])
 
         return Proposal(advance, promise)
 

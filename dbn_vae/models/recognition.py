@@ -33,13 +33,6 @@ class Recognition(nn.Module, ABC):
     def step(self, prediction: Normal, z: Tensor, context: Tensor) -> Normal:
         """q(z_t | z_{t-1}, x) from p(z_t | z_{t-1}), z_{t-1} (..., Z) and the context at t (..., C)."""
 
-    def log_promise(self, prediction: Normal, context: Tensor) -> Tensor | None:
-        """log of what q was normalised by, where it is p(z_t | z_{t-1}) times something: (...); else None.
-
-        It tells how likely q takes all that it knows of x to be, from t on, given z_{t-1}.
-        """
-        return None
-
     def trajectory(
         self, predict: Callable[[Tensor | None], Normal], batch: Batch, context: Tensor, epsilon: Tensor
     ) -> tuple[Tensor, Normal]:
@@ -90,6 +83,7 @@ class Filtering(Recognition):
         return posterior(prediction, Evidence(*context.chunk(2, -1)))
 
     def log_promise(self, prediction: Normal, context: Tensor) -> Tensor:
+        """log ∫ p(z_t | z_{t-1}) psi_t dz_t: how likely q takes what it knows of x from t on to be (...)."""
         return log_integral(prediction, Evidence(*context.chunk(2, -1)))
 
 

@@ -33,7 +33,7 @@ from dbn_vae.models.particles import (
     known_states,
     later_with_states,
 )
-from dbn_vae.models.recognition import Recognition
+from dbn_vae.models.recognition import Filtering, Recognition
 from dbn_vae.models.smoothing import Smoothing
 from dbn_vae.nn import beside
 from dbn_vae.sequences import Batch
@@ -195,11 +195,14 @@ class SwitchingDMM(StateModel, LatentModel):
             log_p, belief = states.update(belief, known[:, t] + log_normal(z[..., None, :], each))
             return (z, belief), self.log_likelihood_at(batch, t, z) + log_p - log_normal(z, q)
 
-        def promise(t: int, state: Particles) -> Tensor | None:
+        if not isinstance(self.recognition, Filtering):
+            return Proposal(advance)
+        log_promise = self.recognition.log_promise
+
+        def promise(t: int, state: Particles) -> Tensor:
             z, belief = state
             belief = states.predict(belief, z, inputs_at(batch, t + 1))
-            each = self.recognition.log_promise(move(z), context[:, t + 1, None])
-            return None if each is None else states.update(belief, known[:, t + 1] + each)[0]
+            return states.update(belief, known[:, t + 1] + log_promise(move(z), context[:, t + 1, None]))[0]
 
         return Proposal(advance, promise)
 
