@@ -112,6 +112,15 @@ class AEVB(nn.Module):
         J = self.log_sharpness.exp() * F.softplus(raw) * seen
         return Evidence(J * location, J)
 
+    def told(self, observed: Tensor) -> Tensor:
+        """Whether the evidence of a sequence is of what was seen alone: (B, T, D) to (B,).
+
+        An encoder that does not read what is missing takes a missing entry for an average one.
+        """
+        if self.read_missing:
+            return torch.ones_like(observed[:, 0, 0])
+        return (observed.all(-1) | ~observed.any(-1)).all(-1)
+
     def decode(self, z: Tensor, offset: Tensor | None = None) -> Distribution:
         """p(x | z), entry by entry: batch shape (..., D).
 

@@ -50,7 +50,7 @@ class DeepEstimator(DeepTraining):
         validation: share of the pieces kept apart to choose the best parameters; 0 for none.
         patience: training ends when so many looks (a twentieth of n_updates each, or ten updates if that is more) at
             β = 1 brought no better bound of the validation pieces; None to go on to n_updates.
-        max_norm: longer gradients are clipped to this norm.
+        max_norm: longer gradients are clipped to this norm; inf for none.
         n_probes: starts that go through the first tenth of joint training, or ten updates, of which the best goes on.
         core: a fitted deep estimator, or an AEVB module: its weights, and an estimator's scaling, are taken over, and
             there is no pre-training.  It must have the same columns, n_latent, likelihood, hidden and read_missing.

@@ -7,8 +7,8 @@
 
 q is the proposal and only that: whatever it is, all three are right as the number of particles S grows.  Discrete
 states are summed out in each of them.  Where q knows the future, its particles pay at every step for having followed
-it, and would be lost before it comes; so they are resampled by w_i χ_t(z_t^i), χ what q expects of their future, and
-go on with weights 1 / χ_t(z_t^i), which is without bias for any χ.
+it, and would be lost before it comes; so they are resampled by w_i χ_t(z_t^i) and go on with weights 1 / χ_t(z_t^i), which is
+without bias for any χ.  Half of χ is what q expects of their future, over its mean, and half is 1, lest q be wrong.
 
 Sources: Godsill, Doucet and West (2004), Monte Carlo smoothing for nonlinear time series; Lindsten, Bunch, Särkkä,
 Schön and Godsill (2016) for states summed out on the way back; Pitt and Shephard (1999) and Guarniero, Johansen and Lee
@@ -65,7 +65,10 @@ def particle_steps(
         state, weight = advance(t, state)
         log_w = log_w + torch.where(running, weight, 0.0)
         if promise is not None and t + 1 < batch.mask.shape[1]:
-            log_chi = torch.where(batch.lengths > t + 1, promise(t, state), 0.0).to(log_w)
+            promised = promise(t, state).to(log_w)
+            usual = logsumexp((log_w.log_softmax(0) + promised).T, -1)
+            trusted = torch.logaddexp(torch.zeros_like(promised), promised - usual)
+            log_chi = torch.where(batch.lengths > t + 1, trusted, 0.0)
         yield ParticleStep(state, log_w, log_z + log_mean_exp(log_w))
 
 

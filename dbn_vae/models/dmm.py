@@ -163,10 +163,10 @@ class DMM(LatentModel):
 
         if not isinstance(self.recognition, Filtering):
             return Proposal(advance)
-        log_promise = self.recognition.log_promise
+        log_promise, told = self.recognition.log_promise, self.core.told(batch.observed)
 
         def promise(t: int, state: Particles) -> Tensor:
-            return log_promise(self.move(batch, t + 1, state[0]), context[:, t + 1])
+            return torch.where(told, log_promise(self.move(batch, t + 1, state[0]), context[:, t + 1]), 0.0)
 
         return Proposal(advance, promise)
 

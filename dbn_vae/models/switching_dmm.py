@@ -197,12 +197,13 @@ class SwitchingDMM(StateModel, LatentModel):
 
         if not isinstance(self.recognition, Filtering):
             return Proposal(advance)
-        log_promise = self.recognition.log_promise
+        log_promise, told = self.recognition.log_promise, self.core.told(batch.observed)
 
         def promise(t: int, state: Particles) -> Tensor:
             z, belief = state
             belief = states.predict(belief, z, inputs_at(batch, t + 1))
-            return states.update(belief, known[:, t + 1] + log_promise(move(z), context[:, t + 1, None]))[0]
+            each = log_promise(move(z), context[:, t + 1, None])
+            return torch.where(told, states.update(belief, known[:, t + 1] + each)[0], 0.0)
 
         return Proposal(advance, promise)
 

@@ -121,7 +121,7 @@ REFUSED: list[tuple[Callable[[VAE], dict[str, Any]], str]] = [
     (lambda v: {"core": GaussianHMM(2)}, r"core=GaussianHMM.*fitted VAE.*or an AEVB"),
     (lambda v: {"n_probes": 0}, "n_probes=0"),
     (lambda v: {"patience": 0}, "patience=0"),
-    (lambda v: {"max_norm": -1.0}, r"max_norm=-1.0.*inf"),
+    (lambda v: {"max_norm": -1.0}, r"max_norm=-1.0; it must be a number above 0"),
     (lambda v: {"reseed": 1.5}, "reseed=1.5"),
 ]
 
