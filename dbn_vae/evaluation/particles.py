@@ -7,8 +7,9 @@
 
 q is the proposal and only that: whatever it is, all three are right as the number of particles S grows.  Discrete
 states are summed out in each of them.  Where q knows the future, its particles pay at every step for having followed
-it, and would be lost before it comes; so they are resampled by w_i χ_t(z_t^i) and go on with weights 1 / χ_t(z_t^i), which is
-without bias for any χ.  Half of χ is what q expects of their future, over its mean, and half is 1, lest q be wrong.
+it, and would be lost before it comes; so they are resampled by w_i χ_t(z_t^i) and go on with weights 1 / χ_t(z_t^i),
+which is without bias for any χ.  Half of χ is what q expects of their future, over its mean, and half is 1, lest q be
+wrong.
 
 Sources: Godsill, Doucet and West (2004), Monte Carlo smoothing for nonlinear time series; Lindsten, Bunch, Särkkä,
 Schön and Godsill (2016) for states summed out on the way back; Pitt and Shephard (1999) and Guarniero, Johansen and Lee
