@@ -118,7 +118,7 @@ def dense(model: HMM, data: Sequences) -> Chain:
         return model.chain(data.batch()).dense()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_batches_and_chunks(family: str, case: Case) -> None:
@@ -154,7 +154,7 @@ def test_padding(family: str, case: Case) -> None:
         close(inference.viterbi(far).score, inference.viterbi(near).score, **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_the_order_of_sequences(family: str, case: Case) -> None:
@@ -168,7 +168,7 @@ def test_the_order_of_sequences(family: str, case: Case) -> None:
     close(b, moved, **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_the_names_of_states(family: str, case: Case) -> None:
@@ -192,7 +192,7 @@ def test_the_names_of_states(family: str, case: Case) -> None:
     close(b.pairs, a.pairs[p][:, p], **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_the_floating_type(family: str, case: Case) -> None:
@@ -207,7 +207,7 @@ def test_the_floating_type(family: str, case: Case) -> None:
         close(a, b, rtol=2e-5, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_the_engine(family: str, case: Case) -> None:
@@ -223,7 +223,7 @@ def test_the_engine(family: str, case: Case) -> None:
         close(other, answers[0], **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(4)
 def test_a_file_in_between(family: str, case: Case, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_file_in_between(family: str, case: Case, tmp_path: Path) -> None:
     close(ask(other, data), ask(model, data), rtol=0, atol=0)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_the_past_enters_through_the_belief_alone(family: str, case: Case) -> None:
@@ -256,7 +256,7 @@ def test_the_past_enters_through_the_belief_alone(family: str, case: Case) -> No
         close(belief.exp(), whole.probs[0, -1], **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_a_missing_row_is_a_step_with_no_emission(family: str, case: Case) -> None:
@@ -287,7 +287,7 @@ def test_a_missing_row_is_a_step_with_no_emission(family: str, case: Case) -> No
         close(inference.log_partition(short)[0], log_z[b], **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_an_integer_weight_is_a_number_of_copies(family: str, case: Case) -> None:
@@ -305,7 +305,7 @@ def test_an_integer_weight_is_a_number_of_copies(family: str, case: Case) -> Non
         close(weighted.emission, written_out.emission, **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @drawn(8)
 def test_all_labels_known_is_counting(family: str, case: Case) -> None:

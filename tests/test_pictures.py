@@ -285,6 +285,7 @@ def blobs(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.exp(-distance / 3)[:, None], place
 
 
+@pytest.mark.thorough  # that convolutions learn, the example of videos shows
 def test_latents_know_where_a_blob_is() -> None:
     rng = np.random.default_rng(0)
     X, place = blobs(1500, rng)

@@ -245,6 +245,7 @@ def test_an_autoregression_is_a_regression_on_the_frames_before() -> None:
     assert a == pytest.approx(b, rel=1e-10)
 
 
+@pytest.mark.thorough
 def test_a_sampled_autoregression_has_its_lags() -> None:
     A = torch.tensor([[[[0.9, 0.0], [0.3, -0.5]]]]).double()
     emission = e.Autoregressive(torch.tensor([[1.0, -2.0]]).double(), A, 0.1 * torch.eye(2).double()[None])

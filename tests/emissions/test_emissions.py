@@ -575,7 +575,7 @@ def test_samples_keep_the_shape_of_the_states(name):
 # The M-step
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_prior
 def test_the_m_step_is_the_maximum(name, prior):
     """On complete frames at once; where more is hidden than the state, after many steps."""
@@ -600,7 +600,7 @@ def test_the_m_step_is_the_maximum(name, prior):
         assert objective(rival, *data) < best, f"perturbation {i} is better"
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_prior
 def test_em_with_missing_entries_climbs_to_a_maximum(name, prior):
     """Fixed responsibilities, so this is the M-step's own EM: monotone, and stationary where it ends."""

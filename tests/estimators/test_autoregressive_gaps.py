@@ -96,7 +96,7 @@ def holed(where: str) -> np.ndarray:
     return x
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(("order", "driven", "where"), CASES)
 def test_what_is_filled_in_is_the_sum_over_all_paths(order: int, driven: bool, where: str) -> None:
     model, x, u = known(order, driven), holed(where), INPUTS if driven else None

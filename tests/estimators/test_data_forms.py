@@ -80,7 +80,7 @@ def told(model: Any) -> np.ndarray:
 # -- weights of frames
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_weight_0_is_a_missing_frame_and_weight_1_is_none(name: str) -> None:
     X, weights = DATA[FAMILIES[name][1]], np.ones(N)
@@ -230,7 +230,7 @@ def soft_from(labels: np.ndarray) -> np.ndarray:
     return soft
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_one_hot_is_a_hard_label_and_equal_numbers_are_none(name: str) -> None:
     labels = np.where(rng.random(N) < 0.5, STATE, -1)

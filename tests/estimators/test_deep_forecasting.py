@@ -41,7 +41,7 @@ willing = pytest.mark.parametrize("name", [name for name in MAKE if name != "dmm
 timely = pytest.mark.parametrize("name", [name for name in MAKE if name != "vae"])
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @timely
 def test_a_forecast_is_the_conditional_of_frames_to_come(name: str) -> None:
     model, n = fitted(name), 6000
@@ -96,7 +96,7 @@ def exact_parts(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @willing
 def test_what_is_filled_in_is_the_conditional_expectation(name: str) -> None:
     model, S = fitted(name), 1000
@@ -115,7 +115,7 @@ def test_what_is_filled_in_is_the_conditional_expectation(name: str) -> None:
     assert abs(filled - mean)[partly].mean() < 0.5 * alone.mean()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @willing
 def test_drawn_entries_have_the_conditional_mean_and_variance(name: str) -> None:
     model, n = fitted(name), 3000
@@ -164,7 +164,7 @@ def test_what_comes_late_is_known_early(kind: Any) -> None:
     assert (abs(D_OFFSET.numpy() - wanted[0]) / spread).max() > 8, "nothing to know early"
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_scores_of_frames_are_the_growth_of_log_p(name: str) -> None:
     model = fitted(name)
@@ -224,7 +224,7 @@ def test_what_cannot_be_asked() -> None:
     assert not hasattr(VAE, "forecast")
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("kind", [VAE, VAEHMM, DeepMarkovModel, SwitchingDMM])
 @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "made", "poisson", "student-t"])
 def test_every_likelihood_is_filled_in_with_what_it_can_give(kind: Any, likelihood: str) -> None:

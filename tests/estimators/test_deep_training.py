@@ -221,6 +221,7 @@ def test_a_state_begun_again_changes_nothing_of_the_others(name: str) -> None:
     torch.testing.assert_close(module.transition.log_initial().exp(), 0.96 * pi + torch.tensor([0, 0.04, 0]))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["vae-hmm", "switching-dmm"])
 @pytest.mark.parametrize("ruined", [False, True])
 def test_reseeding_never_lowers_the_bound(name: str, ruined: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ MODELS = {
 }
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", MODELS)
 def test_draws_lie_around_the_fit_under_its_names(name: str) -> None:
     """Every parameter's draws hold the MAP estimate within their range; the two states are never mixed up."""

@@ -200,7 +200,7 @@ def test_priors_are_those_of_the_classical_estimator() -> None:
     assert_allclose(ours.model_.transition.log_transition().exp().detach(), theirs.transmat_, rtol=1e-10)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_templates_stay_and_a_file_says_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
     make, _, inputs = TEMPLATES[name]

@@ -203,7 +203,7 @@ def test_the_tables_hold_every_estimator() -> None:
 # -- promises of all
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_a_loaded_model_says_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
     model = fitted(name)
@@ -218,7 +218,7 @@ def test_a_loaded_model_says_the_same_to_the_bit(name: str, tmp_path: Path) -> N
     assert getattr(again, history) == getattr(model, history)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_the_same_random_state_gives_the_same_fit(name: str) -> None:
     """Whatever the global random state is, which a fit neither reads nor moves."""
@@ -231,13 +231,13 @@ def test_the_same_random_state_gives_the_same_fit(name: str) -> None:
     assert_same(answers(model, data(name), LENGTHS), answers(fitted(name), data(name), LENGTHS))
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_asking_twice_gives_the_same_answer(name: str) -> None:
     assert_same(answers(fitted(name), data(name), LENGTHS), answers(fitted(name), data(name), LENGTHS))
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_class
 def test_every_form_of_x_says_the_same(name: str) -> None:
     model, X = fitted(name), data(name)
@@ -254,7 +254,7 @@ def test_every_form_of_x_says_the_same(name: str) -> None:
     assert_same(answers(model, pd.DataFrame(X, index)), expected)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_class
 def test_fit_takes_every_form_of_x(name: str) -> None:
     make, kind = ALL[name]
@@ -286,7 +286,7 @@ def test_a_data_frame_comes_back_from_one_state_too() -> None:
     assert out.shape == (N, 1)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_ragged_rows_keep_their_order(name: str) -> None:
     """Each sequence asked alone says what its rows said among the others: sorting by length stays inside."""
@@ -310,7 +310,7 @@ def test_the_score_of_a_list_is_the_sum(name: str) -> None:
     assert model.evaluate(X, LENGTHS).kind == "exact"
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_nan_is_taken_everywhere(name: str) -> None:
     make, _ = ALL[name]
@@ -320,7 +320,7 @@ def test_nan_is_taken_everywhere(name: str) -> None:
         assert np.isfinite(value).all(), verb
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_a_missing_end_changes_nothing(name: str) -> None:
     """Frames of which nothing was observed, after the last one that was: the score is that of the data without them."""
@@ -682,7 +682,7 @@ def test_a_prior_makes_a_chain_sticky() -> None:
     assert (sticky.transmat_.diagonal() > free.transmat_.diagonal()).all()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @maximum
 def test_of_several_starts_the_best_is_kept(name: str) -> None:
     make, kind = CLASSICAL[name]
@@ -918,7 +918,7 @@ def test_units_change_a_score_by_their_jacobian_alone(name: str) -> None:
     )
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @deep
 def test_the_elbo_is_under_the_importance_bound(name: str) -> None:
     model, X = fitted(name), incomplete(name)

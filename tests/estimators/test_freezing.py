@@ -89,7 +89,7 @@ CASES = [
 ]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(("name", "params"), CASES, ids=[f"{n}-{p or 'none'}" for n, p in CASES])
 def test_every_subset(name: str, params: str) -> None:
     model = copy.deepcopy(start(name))

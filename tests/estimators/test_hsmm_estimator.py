@@ -46,6 +46,7 @@ def fitted() -> dict[str, HSMM]:
     }
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_verbs_are_the_modules(kind: str, fitted: dict[str, HSMM], tmp_path: Path) -> None:
     model = fitted[kind]

@@ -117,7 +117,7 @@ def put(model: Any, values: dict[str, np.ndarray]) -> None:
         setattr(model, name, value)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_iteration_of_em(family: str, seed: int) -> None:
@@ -131,7 +131,7 @@ def test_every_iteration_of_em(family: str, seed: int) -> None:
     twins.assert_same_parameters()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_answer_at_the_same_parameters(family: str, seed: int) -> None:
@@ -281,7 +281,7 @@ def mixtures(kind: str, seed: int, **options: Any) -> tuple[Any, Any, np.ndarray
 kinds = pytest.mark.parametrize("kind", ["diag", "spherical", "full", "tied"])
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @kinds
 @pytest.mark.parametrize("letters", ["stmcw", "stmw", "stcw", "w"])
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -59,7 +59,7 @@ def test_a_fitted_model_of_hmmlearn_says_the_same_here(case: str) -> None:
         assert_allclose(model.predict_proba(X, LENGTHS), theirs.predict_proba(X, LENGTHS), atol=1e-9)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_a_model_fitted_here_says_the_same_in_hmmlearn_and_learns_on(case: str) -> None:
     make, options, kind = CASES[case]

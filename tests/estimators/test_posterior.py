@@ -294,6 +294,7 @@ def brute_force(model: Any, X: np.ndarray) -> np.ndarray:
     return (w @ np.stack(means)).reshape(T, D)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["diag", "spherical", "full", "tied"])
 def test_the_imputed_mean_is_the_conditional_expectation_over_all_paths(name: str, fitted: Any) -> None:
     model, X = fitted[name]

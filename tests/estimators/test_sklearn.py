@@ -146,7 +146,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     return ORDER | WEIGHTS
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @parametrize_with_checks([*SEQUENCE_MODELS, VAE(2, **TINY)], expected_failed_checks=expected_failures)
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:

@@ -142,7 +142,7 @@ def test_the_sampled_crps_of_counts_is_near_the_sum_over_counts() -> None:
     assert_allclose(crps(model, X, n_samples=20000, random_state=0)[seen], wanted[seen], atol=0.06)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 @pytest.mark.parametrize("kind", ["ordinary", "forecast"])
 def test_pseudo_residuals_are_standard_normal_under_the_true_model(name: str, kind: str) -> None:

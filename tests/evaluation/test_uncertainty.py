@@ -166,7 +166,7 @@ def slopes(module: Any, data: Sequences, free: list[Free]) -> np.ndarray:
     return jacobian([v for q in model_quantities(module, data) for v in q.value.flatten()], free)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_information_is_what_differences_of_the_gradient_give(name: str) -> None:
     _, module, data, free = prepared(name)
@@ -192,7 +192,7 @@ def test_stationary_distribution_and_stay_by_their_formulas(name: str) -> None:
     assert_allclose(dA[0, 2], 0, atol=0)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 @pytest.mark.parametrize("letters", ["all", "st", "none of the chain"])
 def test_free_parameters_are_the_rank_of_what_may_move(name: str, letters: str) -> None:
@@ -308,6 +308,7 @@ def test_bootstrap_knows_states_again(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what intervals promise
 
 
+@pytest.mark.thorough
 def test_intervals_cover_as_often_as_they_say() -> None:
     truth = PoissonHMM(2)
     truth.startprob_, truth.transmat_ = np.array([0.5, 0.5]), np.array([[0.9, 0.1], [0.2, 0.8]])

@@ -129,7 +129,7 @@ def as_module(classical: Any, X: np.ndarray) -> EmissionHMM:
     return model.fit(X, lengths=LENGTHS)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", CLASSICAL)
 @pytest.mark.parametrize("method", ["observed", "sandwich"])
 @pytest.mark.filterwarnings("ignore:.*few to tell")
@@ -339,7 +339,7 @@ def part(name: str) -> tuple[Any, Sequences]:
 every = pytest.mark.parametrize("name", [*EMISSIONS, *CHAINS])
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every
 def test_information_is_what_differences_of_the_gradient_give(name: str) -> None:
     model, data = part(name)

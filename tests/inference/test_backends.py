@@ -90,7 +90,7 @@ def test_enumeration(engine: str, varies: str, zeros: float, dtype: torch.dtype)
             assert (path.states[b, n:] == -1).all()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @dtypes
 @pytest.mark.parametrize(
     ("T", "K"),  # T decides how steps lie in tiles, K how states lie in vectors
@@ -162,7 +162,7 @@ FIRST = {  # log-emissions in which a state that hardly ever comes first has a s
 }
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @dtypes
 @pytest.mark.parametrize("copies", [1, 9])
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_an_improbable_first_state(
     check_extreme(engine, chain, copies, dtype)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @dtypes
 @pytest.mark.parametrize("copies", [1, 9])
 @pytest.mark.parametrize("case", EXTREME)

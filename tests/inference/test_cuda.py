@@ -136,7 +136,7 @@ def agree(chain: Chain, *, loss: float = 0.0) -> tuple[Filtered, Posterior, Path
     return filtered, posterior, path
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(("T", "K", "varies", "precision"), CASES)
 def test_reference(T: int, K: int, varies: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not GPU:
@@ -179,6 +179,7 @@ def gathered(chains: list[Chain]) -> Chain:
     )
 
 
+@pytest.mark.some(2)
 @dtypes
 def test_extreme(tiles: None, dtype: torch.dtype) -> None:
     """float32 logarithms 1e5 apart have two decimals; those of ordinary size lose nothing."""
@@ -287,6 +288,7 @@ def test_forbidden_states_stay_exact_zeros(dtype: torch.dtype) -> None:
     assert (xi.cpu()[:, A == NEVER] == 0).all()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("varies", ["stationary", "time"])
 def test_padding_is_ignored(varies: str, road: None) -> None:
     """Whatever stands on padding, also in transitions, is not read; what is given back there is 0 and −1."""

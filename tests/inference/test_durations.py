@@ -171,7 +171,7 @@ def answers(stays: Stays) -> list[Tensor]:
     return [*found, durations.log_partition(stays)]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.skipif("cpu" not in available, reason="installed without the compiled engine")
 @pytest.mark.parametrize("varies", ["stationary", "batch", "time"])
 @pytest.mark.parametrize(

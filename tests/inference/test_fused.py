@@ -121,7 +121,7 @@ def agree(chain: Chain, tolerance: float) -> None:
         close(got, want, tolerance)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @dtypes
 @families
 @pytest.mark.parametrize(

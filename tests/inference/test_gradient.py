@@ -146,7 +146,7 @@ def test_the_operator_keeps_the_promises_torch_asks_of_one(varies, engine):
     torch.library.opcheck(_operator, (*leaves(chain), chain.lengths), test_utils=tests)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("varies", "ragged"), [("stationary", True), ("stationary", False), ("batch", True), ("time", True)]
 )

@@ -165,7 +165,7 @@ def data_of(model: HMM, g: torch.Generator, lengths: list[int]) -> Sequences:
     return Sequences.from_any([x.numpy() for x in xs], weights=[0.5 + i % 3 for i in range(len(xs))])
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @pytest.mark.parametrize("seed", range(2))
 def test_em_never_falls_and_rests_only_where_the_gradient_vanishes(family: str, seed: int) -> None:

@@ -424,7 +424,7 @@ def test_the_smoothers_path_without_noise_is_the_posteriors_mean():
         close(found[b, :T].flatten().detach(), mean.flatten() + gain @ rest, **EXACT)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", AT_THE_TRUTH)
 def test_at_the_true_posterior_every_bound_is_log_p(name, cubes):
     model, batch, log_p = AT_THE_TRUTH[name]()
@@ -678,7 +678,7 @@ def many(model: LatentModel) -> int:
     return 800 if isinstance(model, StateModel) else 20_000
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_model_elsewhere
 @torch.no_grad()
 def test_importance_weights_average_to_p(name):
@@ -751,7 +751,7 @@ def test_particles_that_follow_the_future_through_a_gap_are_not_punished_for_it(
 ALONE = ["VAE", "VAEHMM-stays", "SampledVAEHMM-full", "MeanFieldVAEHMM", "DMM-STR", "SwitchingDMM-Product"]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(("name", "n_samples"), [*((n, 4) for n in ELSEWHERE), *((n, 1) for n in ALONE)])
 @torch.no_grad()
 def test_a_particle_filter_averages_to_p(name, n_samples):
@@ -762,7 +762,7 @@ def test_a_particle_filter_averages_to_p(name, n_samples):
     assert (ratio.std(0) < 5).all(), f"weights too wild to conclude from: {ratio.std(0)}"
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_model_elsewhere
 @torch.no_grad()
 def test_importance_bounds_rise_towards_log_p(name):
@@ -782,7 +782,7 @@ def test_importance_bounds_rise_towards_log_p(name):
     assert large.sum() > elbo
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_model_elsewhere
 @torch.no_grad()
 def test_estimators_a_and_b_have_one_mean(name):
@@ -1270,7 +1270,7 @@ LABELLED = [
 ]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("name", "labelled"),
     [pytest.param(name, False, id=name) for name in MODELS]
@@ -1381,7 +1381,7 @@ def silent(name: str, parameter: str) -> bool:
     return name.endswith(("left-right", "recurrent")) and parameter == f"transition.{start}"
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("name", "estimator"),
     [(name, "objective") for name in MODELS]

@@ -52,7 +52,7 @@ def epochs(run: Run, n: int) -> list[float]:
     raise AssertionError
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("model", "optimizer"), [*((m, "adam") for m in MODELS), *(("vae", o) for o in OPTIMIZERS)]
 )

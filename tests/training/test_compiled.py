@@ -82,7 +82,7 @@ def path(model: HMM, data: Sequences, updates: int = 12) -> list[torch.Tensor]:
     raise AssertionError
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("frozen", FROZEN, ids=str)
 @pytest.mark.parametrize("family", ["gaussian", "full", "categorical"])
 def test_every_update_is_that_of_the_modules(family: str, frozen: tuple[str, ...]) -> None:

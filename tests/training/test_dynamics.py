@@ -21,6 +21,7 @@ def begun(**options):
     return SwitchingDMM(2, 3, n_updates=0, n_pretrain=300, validation=0, random_state=0, **options)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("start", "found"),
     [

@@ -45,7 +45,7 @@ def random_fit(family: str, seed: int) -> tuple[HMM, Sequences, str]:
     return model, data, f"seed {seed}: {K=} {D=} {missing=} {weights=} {strength=} {zeros=} {labelled=}"
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @every_family
 @pytest.mark.parametrize(
     "seeds", [range(8), pytest.param(range(8, 49), marks=pytest.mark.thorough)], ids=["8", "49"]
@@ -104,7 +104,7 @@ def interior(family: str, missing: float, weights: bool) -> tuple[HMM, Sequences
 BY_PATTERN = ["full", "tied", "log-normal", "mixture", "low-rank", "linear-regression", "autoregressive"]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("family", "missing", "weights"),
     [(f, 0.25, True) for f in FAMILIES] + [(f, 0.0, False) for f in BY_PATTERN],

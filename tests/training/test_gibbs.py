@@ -207,7 +207,7 @@ def observed(family: str, n: int = 12) -> Sequences:
     return Sequences.from_any(torch.where(hidden, torch.nan, x).numpy())
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "mixture"])
 def test_with_one_state_draws_have_the_conjugate_posteriors_mean(family: str) -> None:
     """Written out here from the textbook, frame by frame; draws are independent."""

@@ -34,6 +34,7 @@ EMISSIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", EMISSIONS)
 def test_true_responsibilities_give_the_true_parameters(family: str) -> None:
     """As near as 20,000 frames come: 5 standard errors of a probability, relative of a mean."""

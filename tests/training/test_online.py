@@ -30,7 +30,7 @@ def parameters(model: HMM) -> Tensor:
     return torch.nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @closed
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_with_step_1_and_one_batch_it_is_em(family: str, strength: float) -> None:

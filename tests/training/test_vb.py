@@ -148,7 +148,7 @@ def test_with_one_state_the_bound_is_the_evidence(kind: str, D: int) -> None:
     assert bounds(model, data, 2)[1] == pytest.approx(log_evidence(kind, model, data), rel=1e-12)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("kind", [*KINDS, "categorical"])
 @pytest.mark.parametrize("seed", range(3))
 def test_with_two_states_the_bound_stays_under_the_evidence(kind: str, seed: int) -> None:
@@ -162,7 +162,7 @@ def test_with_two_states_the_bound_stays_under_the_evidence(kind: str, seed: int
     assert min(b - a for a, b in pairwise(values)) > -1e-10
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("kind", [*KINDS, "categorical"])
 @pytest.mark.parametrize(("seed", "missing"), [(0, 0.0), (0, 0.3), (1, 0.3), (2, 0.0), (3, 0.3)])
 def test_the_bound_never_goes_down(kind: str, missing: float, seed: int) -> None:

@@ -203,7 +203,7 @@ def random_data(g: torch.Generator) -> Sequences:
     )
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("family", "seed"),
     [(f, 0) for f in FAMILIES] + [(f, 1) for f in CONSTANT],  # inputs make an M-step an ascent of its own
