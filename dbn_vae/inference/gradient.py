@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from dbn_vae.inference import reference
 from dbn_vae.inference.backends import backend
@@ -119,7 +119,7 @@ class _Transformed(torch.autograd.Function):
         return fold(_Transformed.apply, info, in_dims, *potentials)
 
 
-@torch.library.custom_op("dbn_vae::posterior", mutates_args=())
+@library.custom_op("dbn_vae::posterior", mutates_args=())
 def _operator(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

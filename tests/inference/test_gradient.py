@@ -7,7 +7,7 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from oracles import enumerate_posterior, random_chain
-from torch import Tensor
+from torch import Tensor, library
 from torch._dynamo.backends.common import aot_autograd
 
 from dbn_vae.inference import Chain, filter, log_partition, reference, sample, smooth, using, viterbi
@@ -143,7 +143,7 @@ def test_the_operator_keeps_the_promises_torch_asks_of_one(varies, engine):
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if varies == "time" and engine == ON_CPU[0]:  # the slow one, which asks the same of every rank and engine
         tests.append("test_aot_dispatch_dynamic")
-    torch.library.opcheck(_operator, (*leaves(chain), chain.lengths), test_utils=tests)
+    library.opcheck(_operator, (*leaves(chain), chain.lengths), test_utils=tests)
 
 
 @pytest.mark.some(4)

@@ -731,6 +731,22 @@ def test_at_the_truth_a_switching_models_promise_sums_over_its_states():
 
 
 @torch.no_grad()
+def test_a_q_that_was_not_told_what_is_missing_promises_nothing():
+    """An encoder takes a missing entry for an average one, unless it reads which are; of whole frames it knows."""
+    x, z = normals(6, 3, seed=1), normals(5, 3, 2, seed=8)
+    x[1, 0], x[5] = NAN, NAN
+    batch = Sequences.from_any(x, LENGTHS).batch()
+    model = start_at(DMM(linear_core(2), drift(2), Smoothing()))
+    promise = model.particles(batch, 5, seeded()).promise(0, (z,))
+    assert (promise[:, 0] == 0).all()
+    told = Sequences.from_any(normals(6, 3, seed=1), LENGTHS).batch()
+    assert (model.particles(told, 5, seeded()).promise(0, (z,))[:, 0].diff() != 0).all()
+    assert model.core.told(batch.observed).tolist() == [False, True, True]
+    model.core.read_missing = True
+    assert model.core.told(batch.observed).all()
+
+
+@torch.no_grad()
 def test_particles_that_follow_the_future_through_a_gap_are_not_punished_for_it():
     """The exact messages of what comes after it: log p(x) spreads by less than a third of what it does without."""
     x = torch.cat([normals(3, 3, seed=1), torch.full((12, 3), NAN), normals(3, 3, seed=2) + 3])
