@@ -147,12 +147,11 @@ class Sequences:
 
         Block by block: a long data set fills memory already.
         """
+        given = [self.weights] if self.step_weights is None else [self.weights, self.step_weights]
+        if all(bool((w == 1).all()) for w in given) and bool(self.observed.all()):
+            variance, mean = torch.var_mean(self.x, 0, correction=0)
+            return mean, variance
         weights = self.frame_weights.view(-1, *[1] * (self.x.dim() - 1))
-        if bool(self.observed.all()) and bool((weights == 1).all()):
-            mean = self.x.mean(0)
-            return mean, reduce(torch.add, ((x - mean).square().sum(0) for x in in_blocks(self.x))) / len(
-                self.x
-            )
         blocks = list(zip(*(in_blocks(part) for part in (self.x, self.observed, weights)), strict=True))
         count = reduce(torch.add, ((w * seen).sum(0) for _, seen, w in blocks)).to(self.x.dtype)
         count = torch.where(count > 0, count, 1.0)

@@ -5,6 +5,7 @@ module is built from them for each call.  New options are keyword-only.
 """
 
 import copy
+import math
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -298,6 +299,8 @@ def prior(name: str, value: Any, shape: tuple[int, ...], negative: bool = False)
 
     Raises ValueError for one that does not, for NaN, infinity and, unless allowed, negative numbers.
     """
+    if type(value) in (int, float) and (value >= 0 or negative) and math.isfinite(value):
+        return torch.tensor(float(value), dtype=torch.float64)  # nearly always, and quick
     try:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -322,6 +325,6 @@ def checked(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     probs = np.asarray(value, dtype=np.float64)
     if probs.shape != shape:
         raise ValueError(f"{name} has shape {probs.shape}; with n_components={shape[0]} it must be {shape}")
-    if not (probs >= 0).all() or not (abs(probs.sum(-1) - 1.0) <= 1e-5).all():
+    if not (probs.min() >= 0 and abs(probs.sum(-1) - 1.0).max() <= 1e-5):
         raise ValueError(f"{name} must hold probabilities; its rows sum to {probs.sum(-1)}")
     return torch.as_tensor(probs)

@@ -68,10 +68,15 @@ class GaussianFace(ClassicalHMM):
         if "m" in letters:
             self.means_ = as_array(emission.mean)
         if "c" in letters:
-            full = emission.covariance()
-            diagonal = full.diagonal(dim1=-2, dim2=-1)
-            compact = {"diag": diagonal, "spherical": diagonal[:, 0], "full": full, "tied": full[0]}
-            self._covars_ = as_array(compact[self.covariance_type])
+            self._covars_ = as_array(self.compact(emission))
+
+    def compact(self, emission: Gaussian) -> torch.Tensor:
+        """Its covariances in the shape of _covars_."""
+        if isinstance(emission, DiagonalGaussian):
+            variance = emission.variance()
+            return variance[:, 0] if self.covariance_type == "spherical" else variance
+        covariance = emission.covariance()
+        return covariance[0] if self.covariance_type == "tied" else covariance
 
     @property
     def covars_(self) -> np.ndarray:

@@ -131,7 +131,7 @@ class HMMEstimator(StateEstimator):
             if best is not None:
                 self.keep(best)
         if best is not None and reached is not None and has_sums(best):
-            self._stream = Stream(best, remembered(reached.sums(), len(data)), self.fitted())
+            self._stream = Stream(best, remembered(reached.sums, len(data)), self.fitted())
         warn(type(self).__name__, troubles)
         return self
 
@@ -192,14 +192,15 @@ class HMMEstimator(StateEstimator):
         with self.bar() as bar:
             for step in em(model, data):
                 monitor.history.append(self.watched(step))
+                updates = monitor.iter
                 # the first update may pay for entering the prior's and the floor's constraints
-                if monitor.iter > 1 and fell(objective, step.objective):
+                if updates > 1 and fell(objective, step.objective):
                     troubles.append(
-                        f"update {monitor.iter} lost {objective - step.objective:.3g} nats, which EM cannot: "
+                        f"update {updates} lost {objective - step.objective:.3g} nats, which EM cannot: "
                         "the data are badly scaled for their precision (standardise them), or an M-step is wrong"
                     )
                 objective = step.objective
-                if monitor.converged or monitor.iter >= self.n_iter:
+                if monitor.converged or updates >= self.n_iter:
                     break
                 # hmmlearn updates once more after the gain falls under tol, and so do we
                 small = len(monitor.history) > 1 and monitor.history[-1] - monitor.history[-2] < self.tol

@@ -377,8 +377,8 @@ NB_MODULE(_cpu, m) {
             new (self) Rows{at<double>(logits), at<double>(alpha), frozen};
         });
     nb::class_<Climb>(m, "Climb")
-        .def(nb::init<const Tables&, Rows, Rows, Address, Address, Address>())
-        .def("symbols", [](Climb& climb, Rows rows) { climb.symbols = rows; })
+        .def(nb::init<const Tables&, Rows, Rows, Address, Address>())
+        .def("symbols", &Climb::emit)
         .def("gaussians", [](Climb& climb, Address mean, Address log_scale, Address centre, Address pull, Address scale,
                              double dof, Address floor, Address held, bool mean_frozen, bool variance_frozen) {
             climb.gaussians = {at<double>(mean), at<double>(log_scale), at<double>(centre), at<double>(pull),

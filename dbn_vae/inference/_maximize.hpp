@@ -5,9 +5,20 @@
 
 // Rows of log-probabilities with Dirichlet priors, concentrations α.
 struct Rows {
-    double* logits;       // normalised
+    double* logits;
     const double* alpha;
     bool frozen;
+
+    // Each of `rows` rows of n logits as the logarithms of its softmax.
+    void normalise(int64_t rows, int64_t n) const {
+        for (double* row = logits; row != logits + rows * n; row += n) {
+            const double highest = *std::max_element(row, row + n);
+            double total = 0.0;
+            for (int64_t k = 0; k < n; ++k) total += std::exp(row[k] - highest);
+            const double log_total = highest + std::log(total);
+            for (int64_t k = 0; k < n; ++k) row[k] -= log_total;
+        }
+    }
 
     // To argmax_p Σ (counts + α − 1) log p; count(k) is the k-th count of a row.  Exact zeros stay zeros, and a row with
     // nothing to learn from stays as it is.
@@ -153,11 +164,19 @@ struct FullGaussians {
 
 class Climb {
 public:
-    // tables: fused emissions and shared transitions, in double; weights, log_z: B numbers; visits: K.
-    Climb(const Tables& c, Rows initial, Rows moves, Address weights, Address log_z, Address visits)
+    // tables: fused emissions and shared transitions, in double; weights, log_z: B numbers.  All logits become the
+    // logarithms of their softmax.
+    Climb(const Tables& c, Rows initial, Rows moves, Address weights, Address log_z)
         : c(c), initial(initial), moves(moves), weights(at<double>(weights)), log_z(at<double>(log_z)),
-          visits(at<double>(visits)), starts(c.B * c.K) {}
+          starts(c.B * c.K) {
+        initial.normalise(1, c.K);
+        moves.normalise(c.K, c.K);
+    }
 
+    void emit(Rows rows) {
+        rows.normalise(c.K, c.size);
+        symbols = rows;
+    }
     Rows symbols{};
     Gaussians gaussians{};
     FullGaussians full{};
@@ -172,10 +191,6 @@ public:
         sums = perform(j, c.threads);
         double total = 0.0;
         for (int64_t b = 0; b < c.B; ++b) total += weights[b] * log_z[b];
-        for (int64_t k = 0; k < c.K; ++k) {
-            visits[k] = sums[k];
-            for (int64_t i = 0; i < c.K; ++i) visits[k] += sums[c.K + i * c.K + k];
-        }
         return total;
     }
 
@@ -213,6 +228,6 @@ private:
     Tables c;
     Rows initial, moves;
     const double* weights;
-    double *log_z, *visits;
+    double* log_z;
     std::vector<double> starts;
 };

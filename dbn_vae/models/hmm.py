@@ -35,12 +35,14 @@ class HMM(StateModel):
         """x and observed as the emission reads them: (B, T, D + n_context)."""
         return self.emission.with_context(batch.x, batch.observed, batch.inputs)
 
+    def potential(self, batch: Batch) -> Potential:
+        """log p(x_t | s_t = k): (B, T, K), or a form of it where nothing needs it written out."""
+        written_out = torch.is_grad_enabled() or batch.labels is not None or batch.step_weights is not None
+        ask = self.emission.log_prob if written_out else self.emission.potential
+        return ask(*self.frames(batch))
+
     def chain(self, batch: Batch) -> Chain:
-        if torch.is_grad_enabled() or batch.labels is not None or batch.step_weights is not None:
-            potential: Potential = self.emission.log_prob(*self.frames(batch))
-        else:
-            potential = self.emission.potential(*self.frames(batch))
-        return state_chain(self.transition, potential, batch)
+        return state_chain(self.transition, self.potential(batch), batch)
 
     def tables(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log π (..., M) and log A (..., M, M) of what a step forward depends on, M = K · n_ages: here the state.

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbn_vae.distributions import log_normalized
 from dbn_vae.emissions.categorical import Categorical
 from dbn_vae.emissions.dense_gaussian import FullGaussian
 from dbn_vae.emissions.gaussian import DiagonalGaussian, Gaussian
 from dbn_vae.inference.backends import available, name
 from dbn_vae.inference.chain import Chain
-from dbn_vae.inference.potentials import Quadratic, Table, Whitened
+from dbn_vae.inference.potentials import Table
 from dbn_vae.models.hmm import HMM
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.stationary import Stationary
@@ -29,23 +28,15 @@ class Compiled:
     """The updates of a model on one batch; see `compiled`."""
 
     def __init__(self, model: HMM, batch: Batch, chain: Chain) -> None:
-        transition, emission, form = model.transition, model.emission, chain.log_emission
+        transition, emission = model.transition, model.emission
         assert isinstance(transition, Stationary) and isinstance(emission, Categorical | Gaussian)
         self.log_z = torch.empty(len(batch.lengths), dtype=torch.float64)
-        self.visits = torch.empty(model.n_components, dtype=torch.float64)
-        # the kernel must read the parameters themselves, which it changes
-        if isinstance(emission, Categorical):
-            form = form._replace(log_probs=emission.logits.detach())
-        own = chain._replace(log_transition=transition.transition_logits.detach(), log_emission=form)
-        ready = cpu.prepare(own.canonical())
-        self.alive: list[Any] = [ready]
+        ready, weights = cpu.prepare(chain.canonical()), batch.weights.double().contiguous()
+        self.alive: list[Any] = [ready, weights]
         frozen = transition.frozen
         initial = self.rows(transition.initial_logits, transition.startprob_prior, "initial" in frozen)
         moves = self.rows(transition.transition_logits, transition.transmat_prior, "transition" in frozen)
-        numbers = (batch.weights.double().contiguous(), self.log_z, self.visits)
-        self.alive.append(numbers)
-        weights, log_z, visits = (x.data_ptr() for x in numbers)
-        self.climb = _cpu.Climb(ready.tables, initial, moves, weights, log_z, visits)
+        self.climb = _cpu.Climb(ready.tables, initial, moves, weights.data_ptr(), self.log_z.data_ptr())
         self.emission = emission
         if isinstance(emission, Categorical):
             self.climb.symbols(self.rows(emission.logits, emission.concentration, "probs" in emission.frozen))
@@ -56,21 +47,19 @@ class Compiled:
 
     def sums(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Of the last E-step: first states (K,), moves (K, K), and what the emission's maximize reads."""
-        K, emission = len(self.visits), self.emission
+        emission = self.emission
+        K = emission.n_components
         if isinstance(emission, Categorical):
             shapes: list[tuple[int, ...]] = [(emission.n_symbols,)]
         else:
             D = emission.n_features
             shapes = [(1,), (D,), (D, D)] if isinstance(emission, FullGaussian) else [(D,)] * 3
         rows = [math.prod(shape) for shape in shapes]
-        numbers = torch.empty(1 + K + sum(rows), K, dtype=torch.float64)  # the kernel has states innermost
+        numbers = torch.empty(1 + K + sum(rows), K, dtype=torch.float64)
         self.climb.sums(numbers.data_ptr())
-        first, pairs, *statistics = numbers.split([1, K, *rows])
-        return (
-            first[0],
-            pairs,
-            tuple(s.T.reshape(K, *shape) for s, shape in zip(statistics, shapes, strict=True)),
-        )
+        parts = numbers[1 + K :].T.split(rows, 1)  # the kernel has states innermost
+        statistics = tuple(part.reshape(K, *shape) for part, shape in zip(parts, shapes, strict=True))
+        return numbers[0], numbers[1 : 1 + K], statistics
 
     def maximize(self) -> None:
         if self.climb.maximize():
@@ -80,9 +69,8 @@ class Compiled:
             self.emission.maximize(*self.sums()[2])
 
     def rows(self, logits: Tensor, concentration: Tensor | float, frozen: bool) -> "_cpu.Rows":
-        """Log-probabilities and their prior; the logits are put as the logarithms of their softmax, where they lie."""
-        logits, alpha = logits.detach(), self.written_out(concentration, logits)
-        logits.copy_(log_normalized(logits))
+        """Logits, which are changed where they lie, and their prior."""
+        alpha = self.written_out(concentration, logits)
         return _cpu.Rows(logits.data_ptr(), alpha.data_ptr(), frozen)
 
     def gaussians(self, emission: DiagonalGaussian) -> None:
@@ -126,22 +114,25 @@ def compiled(model: HMM, batches: list[Batch]) -> Compiled | None:
     That is for one batch on the CPU in float64, a stationary chain, Gaussian (diagonal or full) or categorical
     emissions, and where nothing needs the emissions written out.
     """
-    emission = model.emission
-    fits = type(model.transition) is Stationary and type(emission) in (
-        Categorical,
-        DiagonalGaussian,
-        FullGaussian,
-    )
-    if not fits or len(batches) > 1:
+    transition, emission = model.transition, model.emission
+    if len(batches) > 1 or type(transition) is not Stationary:
         return None
-    if isinstance(emission, DiagonalGaussian) and emission.log_scale.shape != emission.mean.shape:
+    own: tuple[Tensor, ...]
+    if type(emission) is DiagonalGaussian:
+        own, whole = (emission.mean, emission.log_scale), emission.log_scale.shape == emission.mean.shape
+    elif type(emission) is FullGaussian:
+        own, whole = (emission.mean, emission.factor), len(emission.factor) == model.n_components
+    elif type(emission) is Categorical:
+        own, whole = (emission.logits,), True
+    else:
         return None
-    if isinstance(emission, FullGaussian) and len(emission.factor) != model.n_components:
+    initial, moves = transition.initial_logits, transition.transition_logits
+    readable = all(p.dtype == torch.float64 and p.is_contiguous() for p in (initial, moves, *own))
+    if not whole or not readable:
         return None
-    chain = model.chain(batches[0])
-    form = chain.log_emission
-    if not isinstance(form, Quadratic | Whitened | Table) or name(chain) != "cpu":
-        return None
-    if any(p.dtype != torch.float64 or not p.is_contiguous() for p in model.parameters()):
-        return None
-    return Compiled(model, batches[0], chain)
+    form = model.potential(batches[0])
+    # the kernel reads the parameters themselves, which it changes
+    if isinstance(form, Table):
+        form = form._replace(log_probs=own[0])
+    chain = Chain(initial, moves, form, batches[0].lengths)
+    return Compiled(model, batches[0], chain) if chain.fused and name(chain) == "cpu" else None

@@ -9,7 +9,8 @@ parameters the model has.  Source: Rabiner (1989); Dempster, Laird and Rubin (19
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial, reduce
+from dataclasses import dataclass
+from functools import cached_property, partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -22,13 +23,23 @@ from dbn_vae.training.compiled import Compiled, compiled
 from dbn_vae.training.gradient_em import add, collect, maximize
 
 
-class EMStep(NamedTuple):
+@dataclass
+class EMStep:
     """Values at the parameters the model has now."""
 
     log_likelihood: float  # Σ_b weight_b log p(x_b)
     objective: float  # the same plus the log-prior of the parameters; this never decreases
-    visits: Tensor  # (K,) expected steps in each state, weighted
-    sums: "Callable[[], Expectation]"  # all that the E-step found; to be asked before the next step
+    found: "Callable[[], Expectation]"
+
+    @cached_property
+    def sums(self) -> "Expectation":
+        """All that the E-step found; to be asked before the next step."""
+        return self.found()
+
+    @property
+    def visits(self) -> Tensor:
+        """(K,) expected steps in each state, weighted."""
+        return self.sums.visits
 
 
 class Expectation(NamedTuple):
@@ -69,7 +80,7 @@ def written_out(model: HMM, batches: list[Batch]) -> Iterator[EMStep]:
         e = expect(model, batches)
         log_likelihood = float(e.log_likelihood)
         log_prior = float(model.transition.log_prior()) + float(model.emission.log_prior())
-        yield EMStep(log_likelihood, log_likelihood + log_prior, e.visits, partial(Expectation, *e))
+        yield EMStep(log_likelihood, log_likelihood + log_prior, partial(Expectation, *e))
         model.transition.maximize(*e.transition)
         maximize(model.emission, e.emission)
 
@@ -81,15 +92,15 @@ def in_one_call(quick: Compiled, batch: Batch) -> Iterator[EMStep]:
         if not math.isfinite(log_likelihood):
             require_possible(quick.log_z, batch.which)
         objective = log_likelihood + quick.climb.log_prior()
-        yield EMStep(log_likelihood, objective, quick.visits.clone(), partial(read, quick, log_likelihood))
+        yield EMStep(log_likelihood, objective, partial(read, quick, log_likelihood))
         quick.maximize()
 
 
 def read(quick: Compiled, log_likelihood: float) -> Expectation:
     """The sums of a compiled E-step."""
     first, pairs, statistics = quick.sums()
-    visits = quick.visits.clone()
-    return Expectation(torch.tensor(log_likelihood, dtype=torch.float64), visits, (first, pairs), statistics)
+    total = torch.tensor(log_likelihood, dtype=torch.float64)
+    return Expectation(total, first + pairs.sum(0), (first, pairs), statistics)
 
 
 def expect(model: HMM, batches: Iterable[Batch]) -> Expectation:

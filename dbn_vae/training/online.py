@@ -123,6 +123,8 @@ def remembered(e: Expectation, n_sequences: int) -> Running:
 
 def scaled(e: Expectation, factor: float) -> Expectation:
     """All sums times a number."""
+    if factor == 1:
+        return e
     return Expectation(
         e.log_likelihood * factor,
         e.visits * factor,

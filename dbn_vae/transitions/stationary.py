@@ -58,5 +58,5 @@ class Stationary(Transition):
 
 def n_choices(logits: Tensor) -> int:
     """Free parameters of distributions (..., K): in each, one less than it has possible values."""
-    possible = (logits.detach().cpu().numpy() > -np.inf).sum(-1)
-    return int(np.maximum(possible - 1, 0).sum())
+    possible = logits.detach().cpu().numpy() > -np.inf
+    return int(np.count_nonzero(possible)) - int(np.count_nonzero(possible.any(-1)))

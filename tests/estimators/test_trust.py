@@ -177,7 +177,7 @@ def test_a_likelihood_that_falls_is_said(loss: float, warned: bool, monkeypatch:
 
     def losing(*arguments: Any) -> Iterator[EMStep]:
         for i, step in enumerate(em(*arguments)):
-            yield EMStep(-10.0 - loss * i, -10.0 - loss * i, step.visits, step.sums)
+            yield EMStep(-10.0 - loss * i, -10.0 - loss * i, step.found)
 
     monkeypatch.setattr(hmm, "em", losing)
     messages = said(GaussianHMM(2, n_init=1, n_iter=3, tol=-np.inf, random_state=0), REAL)

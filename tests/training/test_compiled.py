@@ -118,7 +118,7 @@ def test_the_sums_are_those_of_the_modules(family: str) -> None:
     model, data = problem(family, 3)
     assert updates(*problem(family, 3)) is not None
     *_, last = islice(em(model, data), 3)
-    found, expected = last.sums(), expect(model, data.batches())
+    found, expected = last.sums, expect(model, data.batches())
     assert found.emission[0].shape == expected.emission[0].shape
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
