@@ -2,10 +2,13 @@
 
 Every library gets the same parameters and the same float64 data through its public face and must give the same
 answer before it is timed.  Repeats are interleaved, so that a slow moment of the machine slows all alike, with a
-pause before each; a number is a median.  Work: score, posterior, Viterbi, and one EM iteration (a fit of N updates
-from a fixed start, divided by N: 3, or for a short sequence the 10 that are the default).  hmmlearn with both its
-implementations; dynamax (whole batches compiled with jit; sequences of one length) and pomegranate where they can be
-imported: pip install "dbn-vae[bench]".
+pause before each and short calls in bunches; a number is a median.  hmmlearn with both its implementations; dynamax
+(whole batches compiled with jit; sequences of one length) and pomegranate where they can be imported:
+pip install "dbn-vae[bench]".
+
+Work: score, posterior, Viterbi, and one EM iteration (a fit of N updates from a fixed start, divided by N).  N is 3, or
+for a short sequence the 10 that are the default; what a fit does once weighs most there, so one of 50 follows, which is
+left out of the means.
 
 A task that takes long is timed once.  `GEMM` is the share of the multiply-adds of the recursion (one a cell (t, K, K)
 going forward, three there and back) that this machine's matrix product would do in the same time.  `MB` is what the
@@ -27,6 +30,8 @@ from typing import Any
 from engine_peers import FAMILIES, LIBRARIES, QUICK, SHAPES, WORK, Case, Task, make
 
 PAUSE = 0.3  # s before a call: XLA frees its buffers in the background, which held up the next call by 0.15 s
+BUNCH = 0.02  # s
+LONG = 50  # updates of the second fit that a short case is timed with
 PRODUCTS = {"score": 1, "posterior": 3, "EM": 3}  # multiply-adds a cell
 
 
@@ -46,7 +51,7 @@ def difference(work: str, case: Case, got: Any, want: Any) -> float:
 
 
 def measure(
-    case: Case, names: list[str], seconds: float, repeats: int, notes: set[str]
+    case: Case, names: list[str], seconds: float, repeats: int, notes: set[str], kinds: list[str] = WORK
 ) -> list[dict[str, Any]]:
     """A record for each kind of work; libraries take turns."""
     tasks: dict[str, dict[str, Task]] = {}
@@ -58,7 +63,7 @@ def measure(
         except ValueError as error:
             notes.add(f"{name} on {case.family} {case.shape} left out: {error}")
     records = []
-    for work in WORK:
+    for work in kinds:
         here: dict[str, Task] = {}
         want, differences = tasks["ours"][work](), {}
         memory, first = {}, {}
@@ -79,6 +84,7 @@ def measure(
                 continue
             here[name] = tasks[name][work]
         slow = {name for name in here if name != "ours" and first[name] > 3 * seconds + 1}
+        bunch = {name: in_a_bunch(task, first[name]) for name, task in here.items()}
         times: dict[str, list[float]] = {name: [] for name in here}
         begin = time.perf_counter()
         while len(times["ours"]) < 3 or (
@@ -87,24 +93,31 @@ def measure(
             for name, task in here.items():
                 if name in slow and times[name]:
                     continue
-                # a call of microseconds is timed in a bunch
-                bunch = 1 if not times[name] else max(1, min(200, int(2e-3 / times[name][0])))
                 time.sleep(PAUSE)
                 start = time.perf_counter()
-                for _ in range(bunch):
+                for _ in range(bunch[name]):
                     task()
-                times[name].append((time.perf_counter() - start) / bunch)
+                times[name].append((time.perf_counter() - start) / bunch[name])
         divide = case.updates if work == "EM" else 1
         median = {name: sorted(t)[len(t) // 2] / divide for name, t in times.items()}
         records.append(
             {
-                "family": case.family, "shape": case.shape, "work": work, "seconds": median,
+                "family": case.family, "shape": case.shape, "work": work, "updates": case.updates, "seconds": median,
                 "lowest": {name: min(t) / divide for name, t in times.items()},
                 "ns_per_cell": 1e9 * median["ours"] / case.cells,
                 "difference": differences, "repeats": len(times["ours"]), "peak_mb": memory,
             }
         )  # fmt: skip
     return records
+
+
+def in_a_bunch(task: Task, first: float) -> int:
+    """How many calls are timed as one: short ones in a bunch, as in a loop, or waking up from the pause is timed."""
+    if first > 1:  # a compiler may have been at work, but not only
+        return 1
+    start = time.perf_counter()
+    task()
+    return max(1, int(BUNCH / (time.perf_counter() - start)))
 
 
 def reset_peak() -> float:
@@ -148,6 +161,11 @@ def start_up(name: str) -> float:
     return time.perf_counter() - start if done.returncode == 0 else math.nan
 
 
+def is_long(record: dict[str, Any]) -> bool:
+    """Whether it is the longer of two fits of the same case."""
+    return record["updates"] == LONG
+
+
 def table(records: list[dict[str, Any]], gemm_ns: float) -> str:
     """Seconds of ours, and how many times longer each peer takes."""
     peers = [name for name in LIBRARIES if name != "ours" and any(name in r["seconds"] for r in records)]
@@ -157,22 +175,23 @@ def table(records: list[dict[str, Any]], gemm_ns: float) -> str:
         ratios = "".join(
             f"{seconds[p] / seconds['ours']:>17.2f}x" if p in seconds else f"{'–':>18}" for p in peers
         )
-        label = f"{r['family']} {r['shape']} {r['work']}"
+        label = f"{r['family']} {r['shape']} {r['work']}" + (f" of {r['updates']}" if is_long(r) else "")
         ns, products = r["ns_per_cell"], PRODUCTS.get(r["work"])
         share = f"{100 * products * gemm_ns / ns:.0f}%" if products else "–"
         megabytes = f"{r['peak_mb']['ours']:.0f}"
         lines.append(f"{label:44}{seconds['ours']:>11.6f}{ns:>9.3f}{share:>6}{megabytes:>7}{ratios}")
+    counted = [r for r in records if not is_long(r)]
     for work in [*WORK, "all"]:
         cells = []
         for p in peers:
-            chosen = [r["seconds"] for r in records if work in (r["work"], "all") and p in r["seconds"]]
+            chosen = [r["seconds"] for r in counted if work in (r["work"], "all") and p in r["seconds"]]
             logs = [math.log(s[p] / s["ours"]) for s in chosen]
             cells.append(f"{math.exp(sum(logs) / len(logs)):>17.2f}x" if logs else f"{'–':>18}")
         lines.append(f"{'geometric mean, ' + work:44}{'':33}" + "".join(cells))
     for work in WORK[:3]:
         best = [
             math.log(min(r["seconds"][p] for p in peers if p in r["seconds"]) / r["seconds"]["ours"])
-            for r in records
+            for r in counted
             if work == r["work"] and len(r["seconds"]) > 1
         ]
         if best:
@@ -211,7 +230,10 @@ def main() -> None:
     for shape in args.shapes or (QUICK if args.quick else list(SHAPES)):
         for family in args.families:
             print(f"{family} {shape}", file=sys.stderr, flush=True)  # the slowest take minutes
-            records += measure(make(family, shape), names, seconds, 15, notes)
+            case = make(family, shape)
+            records += measure(case, names, seconds, 15, notes)
+            if case.is_short:
+                records += measure(case._replace(updates=LONG), names, seconds, 15, notes, ["EM"])
             if args.json:
                 report = {"threads": args.threads, "gemm_ns": gemm_ns, "start_up": starts, "records": records,
                           "notes": sorted(notes)}  # fmt: skip

@@ -176,6 +176,12 @@ def log_normalized(logits: Tensor) -> Tensor:
         return torch.from_numpy(numbers - np.logaddexp.reduce(numbers, -1, keepdims=True))
 
 
+def n_choices(logits: Tensor) -> int:
+    """Free parameters of distributions (..., K): in each, one less than it has possible values."""
+    possible = logits.detach().cpu().numpy() > -np.inf
+    return int(np.count_nonzero(possible)) - int(np.count_nonzero(possible.any(-1)))
+
+
 def cholesky(covariance: Tensor) -> Tensor:
     """The factors L of L Lᵀ of a few matrices (..., D, D), without gradient.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution
 
-from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized
+from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized, n_choices
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.inference.potentials import Table
 from dbn_vae.likelihoods.base import require
@@ -69,6 +69,4 @@ class Categorical(Emission, ClosedForm):
         return log_dirichlet(self.logits, self.concentration)
 
     def n_free(self) -> int:
-        zeros = int((self.probs() == 0).sum())
-        K = self.n_components
-        return 0 if "probs" in self.frozen else K * (self.n_symbols - 1) - zeros
+        return 0 if "probs" in self.frozen else n_choices(self.logits)

@@ -9,7 +9,7 @@ Source: Juang, Levinson and Sondhi (1986), ML estimation for multivariate mixtur
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.distributions import at, dirichlet_mode, log, log_dirichlet, log_normalized
+from dbn_vae.distributions import at, dirichlet_mode, log, log_dirichlet, log_normalized, n_choices
 from dbn_vae.emissions.base import Emission
 from dbn_vae.emissions.compound import Compound, Share
 
@@ -75,8 +75,7 @@ class Mixture(Compound):
         return log_dirichlet(self.logits, self.concentration) + self.component.log_prior()
 
     def n_free(self) -> int:
-        zeros = int((self.weights() == 0).sum())
-        own = 0 if "weights" in self.frozen else self.n_components * (self.n_mix - 1) - zeros
+        own = 0 if "weights" in self.frozen else n_choices(self.logits)
         return own + self.component.n_free()
 
     def sample(

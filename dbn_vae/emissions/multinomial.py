@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions import Multinomial as TorchMultinomial
 
-from dbn_vae.distributions import at, dirichlet_mode, log, log_dirichlet, log_normalized, sample
+from dbn_vae.distributions import at, dirichlet_mode, log, log_dirichlet, log_normalized, n_choices, sample
 from dbn_vae.emissions.base import ClosedForm, Emission
 from dbn_vae.likelihoods.base import require
 
@@ -95,8 +95,7 @@ class Multinomial(Emission, ClosedForm):
         return log_dirichlet(self.logits, self.concentration)
 
     def n_free(self) -> int:
-        zeros = int((self.probs() == 0).sum())
-        return 0 if "probs" in self.frozen else self.n_components * (self.n_features - 1) - zeros
+        return 0 if "probs" in self.frozen else n_choices(self.logits)
 
 
 @sample.register

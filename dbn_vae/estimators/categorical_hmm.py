@@ -109,12 +109,12 @@ class CategoricalHMM(CategoricalFace):
 
     def troubles(self, model: HMM, last: EMStep) -> list[str]:
         assert isinstance(model.emission, Categorical)
-        return super().troubles(model, last) + never_given(model.emission.probs())
+        return super().troubles(model, last) + never_given(model.emission.logits)
 
 
-def never_given(probs: torch.Tensor) -> list[str]:
+def never_given(logits: torch.Tensor) -> list[str]:
     """The trouble with symbols that have probability 0 in every state."""
-    never = (probs == 0).all(0).nonzero().flatten().tolist()
+    never = np.flatnonzero(np.isneginf(logits.detach().cpu().numpy()).all(0)).tolist()
     if not never:
         return []
     return [

@@ -291,7 +291,7 @@ class ClassicalHMM(Structure, HMMEstimator, NamedStates, PredictiveVerbs):
 
 
 def as_array(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().numpy().copy()
+    return value.numpy(force=True).copy()
 
 
 def prior(name: str, value: Any, shape: tuple[int, ...], negative: bool = False) -> Tensor:

@@ -75,7 +75,7 @@ class MultinomialHMM(ClassicalHMM):
 
     def troubles(self, model: HMM, last: EMStep) -> list[str]:
         assert isinstance(model.emission, Multinomial)
-        return super().troubles(model, last) + never_given(model.emission.probs())
+        return super().troubles(model, last) + never_given(model.emission.logits)
 
     @property
     def n_features(self) -> int:

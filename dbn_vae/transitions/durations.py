@@ -20,9 +20,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.distributions import log, log_dirichlet, log_normalized
+from dbn_vae.distributions import log, log_dirichlet, log_normalized, n_choices
 from dbn_vae.transitions.newton import newton
-from dbn_vae.transitions.stationary import n_choices
 
 
 class Duration(nn.Module, ABC):

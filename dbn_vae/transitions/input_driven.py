@@ -12,10 +12,9 @@ Source: Bengio and Frasconi (1996), Input-output HMMs for sequence processing.
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.distributions import log, log_normalized
+from dbn_vae.distributions import log, log_normalized, n_choices
 from dbn_vae.transitions.base import Transition
 from dbn_vae.transitions.newton import newton
-from dbn_vae.transitions.stationary import n_choices
 
 
 class InputDriven(Transition):

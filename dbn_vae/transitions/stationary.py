@@ -4,11 +4,10 @@ A sticky chain is the same one with a Dirichlet prior that adds κ pseudo-counts
 (Fox, Sudderth, Jordan and Willsky 2011).  Exact zeros in π and A are structure: no M-step revives them.
 """
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized
+from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized, n_choices
 from dbn_vae.transitions.base import Transition
 
 
@@ -54,9 +53,3 @@ class Stationary(Transition):
     def n_free(self) -> int:
         start = 0 if "initial" in self.frozen else n_choices(self.initial_logits)
         return start + (0 if "transition" in self.frozen else n_choices(self.transition_logits))
-
-
-def n_choices(logits: Tensor) -> int:
-    """Free parameters of distributions (..., K): in each, one less than it has possible values."""
-    possible = logits.detach().cpu().numpy() > -np.inf
-    return int(np.count_nonzero(possible)) - int(np.count_nonzero(possible.any(-1)))

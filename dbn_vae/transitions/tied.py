@@ -9,8 +9,8 @@ one distribution, Σ_g m_g θ_g = 1, and the M-step pools their counts C_g = Σ_
 import torch
 from torch import Tensor, nn
 
-from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized
-from dbn_vae.transitions.stationary import Stationary, n_choices
+from dbn_vae.distributions import dirichlet_mode, log, log_dirichlet, log_normalized, n_choices
+from dbn_vae.transitions.stationary import Stationary
 
 
 class Tied(Stationary):

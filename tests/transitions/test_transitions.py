@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dbn_vae import inference
 from dbn_vae.aevb import AEVB
+from dbn_vae.distributions import n_choices
 from dbn_vae.emissions import Categorical, DiagonalGaussian
 from dbn_vae.inference import Chain
 from dbn_vae.likelihoods import Gaussian
@@ -33,7 +34,6 @@ from dbn_vae.transitions import (
     left_to_right,
     sticky,
 )  # fmt: skip
-from dbn_vae.transitions.stationary import n_choices
 
 K, U = 4, 2
 close = torch.testing.assert_close
