@@ -4,9 +4,9 @@
 //     whitened:   l_t(k) = −log det L_k − D/2 log 2π − |L_k⁻¹ (x_t − μ_k)|² / 2
 //     symbols:    l_t(k) = log B(k, x_t)
 //
-// with m_td = 1 where the entry was observed; of a whitened frame all entries were, or none.  A difference is taken before it is squared, for every state,
-// so neither a large offset of the data nor states far apart cost digits.  A symbol's exponentials are taken
-// once for all steps; row V of those tables is the symbol that was not observed, of probability 1.
+// with m_td = 1 where the entry was observed; of a whitened frame all entries were, or none.  A difference is taken before
+// it is squared, for every state, so neither a large offset of the data nor states far apart cost digits.  A symbol's
+// exponentials are taken once for all steps; row V of those tables is the symbol that was not observed, of probability 1.
 
 template <class T>
 Emissions prepare_emissions(const Problem<T>& p, Workspace& memory) {
