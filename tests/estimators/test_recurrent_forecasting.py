@@ -103,6 +103,7 @@ def test_a_forecast_follows_the_chain_that_z_drives(driven: bool) -> None:
     assert abs(states[-H:] - 0.5).max() > 0.1, "this would show nothing"
 
 
+@pytest.mark.some(2)
 @both
 def test_what_is_missing_is_filled_in_by_all_frames(driven: bool) -> None:
     model, S = fitted(driven), 1500

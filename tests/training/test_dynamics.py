@@ -36,6 +36,7 @@ def test_directions_are_found_before_any_joint_training(start, found):
     assert accuracy > 0.85 if found else accuracy < 0.65
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("init", ["dynamics", "random"])
 def test_moves_that_em_has_found_are_moved_in_small_steps(init):
     """Adam's first step has the length of the step size, whatever the gradient."""
@@ -97,6 +98,7 @@ def walker(**options):
     return DeepMarkovModel(2, transition="linear", inference="product-filter", random_state=0, **options)
 
 
+@pytest.mark.thorough
 def test_slow_columns_are_filled_in_before_any_joint_training():
     """As slow latents of sharp evidence: near what the frames beside a hole say, where a drift knows the mean alone."""
     whole, holes = slow_walks()

@@ -104,7 +104,7 @@ def interior(family: str, missing: float, weights: bool) -> tuple[HMM, Sequences
 BY_PATTERN = ["full", "tied", "log-normal", "mixture", "low-rank", "linear-regression", "autoregressive"]
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(8)
 @pytest.mark.parametrize(
     ("family", "missing", "weights"),
     [(f, 0.25, True) for f in FAMILIES] + [(f, 0.0, False) for f in BY_PATTERN],

@@ -247,6 +247,7 @@ def test_with_one_state_draws_have_the_conjugate_posteriors_mean(family: str) ->
         )
 
 
+@pytest.mark.thorough
 def test_two_states_and_symbols_against_all_paths() -> None:
     """p(s | x) with parameters integrated out is Pólya's; 2^7 paths give E[A | x] and E[B | x] exactly."""
     x, K, V = [0, 0, 1, 1, 2, 0, 1], 2, 3
