@@ -145,6 +145,12 @@ def main() -> None:
         "VAE-HMM, convolutions, Z 8 a frame, W 16 a video": lambda seed: VAEHMM(
             K, 8, n_clip_latent=16, random_state=seed, **conv()  # type: ignore[arg-type]
         ),
+        "VAE-HMM, convolutions, Z 24, label_weight 100": lambda seed: VAEHMM(
+            K, 24, label_weight=100, random_state=seed, **conv()  # type: ignore[arg-type]
+        ),
+        "VAE-HMM, convolutions, Z 8 a frame, W 16 a video, label_weight 100": lambda seed: VAEHMM(
+            K, 8, n_clip_latent=16, label_weight=100, random_state=seed, **conv()  # type: ignore[arg-type]
+        ),
         "switching DMM, convolutions, Z 8": lambda seed: SwitchingDMM(
             K, 8, random_state=seed, **conv()  # type: ignore[arg-type]
         ),
@@ -195,7 +201,7 @@ def main() -> None:
     for name, make in deep.items():
         if not any(w in name for w in wanted):
             continue
-        for labels in (None, known):
+        for labels in (known,) if "label_weight" in name else (None, known):
             paths, seconds = [], []
             for seed in range(seeds):
                 began = time.perf_counter()

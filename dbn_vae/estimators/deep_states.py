@@ -12,8 +12,10 @@ from dbn_vae.estimators.base import StateEstimator
 from dbn_vae.estimators.deep_forecasting import DeepForecaster
 from dbn_vae.estimators.hsmm import duration_named
 from dbn_vae.estimators.posterior import PosteriorVerbs
+from dbn_vae.estimators.recipe import Bonus
 from dbn_vae.inference import Chain
 from dbn_vae.models.base import LatentModel, StateModel
+from dbn_vae.models.chains import log_p_labels
 from dbn_vae.models.clip import ClipVAEHMM
 from dbn_vae.models.hmm import require_labels
 from dbn_vae.models.hmm_prior import HMMPrior
@@ -41,6 +43,9 @@ class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
             "poisson", "negative_binomial" or "geometric", as in HSMM.
         max_duration, min_duration: no stay is longer, or shorter but for the last one; for durations.
         duration_prior: Dirichlet concentration of a categorical duration.
+        label_weight: times that log p(labels | x), by the chain that decodes, is ascended beside the bound, which has
+            the labels as evidence. Above 0 states serve labels more than frames, and what is ascended, and history_
+            shows, is no bound.
         reseed: a state that explains less than this part of an even share, 1 / K of the frames, is begun again from the
             frames explained worst, at every look of the first half of joint training; 0 to leave dead states.
     """
@@ -53,6 +58,7 @@ class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
     max_duration: int = 50
     min_duration: int = 1
     duration_prior: float = 1.1
+    label_weight: float = 0.0
     reseed: float = 0.1
 
     module_: HMMPrior | ClipVAEHMM | SwitchingDMM = field(init=False)
@@ -61,13 +67,22 @@ class DeepStateEstimator(DeepForecaster, StateEstimator, PosteriorVerbs):
         super().require_arguments()
         require_whole(1, n_components=self.n_components)
         require_whole(1, min_duration=self.min_duration, max_duration=self.max_duration)
-        require_number(0, stickiness=self.stickiness, reseed=self.reseed, duration_prior=self.duration_prior)
+        require_number(0, stickiness=self.stickiness, duration_prior=self.duration_prior)
+        require_number(0, reseed=self.reseed, label_weight=self.label_weight)
         if not self.reseed < 1:
             raise ValueError(f"reseed={self.reseed}; it is a part of an even share, from 0 to under 1")
 
     def require_labels(self, data: Sequences) -> None:
         if data.labels is not None:
             require_labels(data.labels, self.n_components)
+
+    def bonus(self, model: LatentModel) -> Bonus | None:
+        assert isinstance(model, StateModel)
+        return (
+            (lambda batch, g: self.label_weight * log_p_labels(model, batch, g))
+            if self.label_weight
+            else None
+        )
 
     def rescue(self, model: LatentModel, train: Sequences, generator: torch.Generator) -> int:
         """Begin dead states again."""

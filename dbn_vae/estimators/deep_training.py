@@ -30,7 +30,7 @@ from dbn_vae.estimators.base import SequenceEstimator
 from dbn_vae.estimators.diagnostics import Diagnostics, diagnose
 from dbn_vae.estimators.logbook import Logbook, identity_of
 from dbn_vae.estimators.monitor import warn
-from dbn_vae.estimators.recipe import Ascent, Curve, Limited, Schedule
+from dbn_vae.estimators.recipe import Ascent, Bonus, Curve, Limited, Schedule
 from dbn_vae.models.base import LatentModel
 from dbn_vae.models.vae import VAE as StaticVAE
 from dbn_vae.sequences import Sequences
@@ -87,6 +87,10 @@ class DeepTraining(SequenceEstimator):
 
     def training_objective(self, model: LatentModel) -> Objective | None:
         """What training ascends; None for the model's own."""
+        return None
+
+    def bonus(self, model: LatentModel) -> Bonus | None:
+        """What training ascends beside that."""
         return None
 
     def rescue(self, model: LatentModel, train: Sequences, generator: torch.Generator) -> int:
@@ -252,6 +256,7 @@ class DeepTraining(SequenceEstimator):
             self.schedule(self.n_updates, self.batch_size),
             generator,
             objective=self.training_objective(model),
+            bonus=self.bonus(model),
             rescue=partial(self.rescue, model, train, generator),
             limited=self.limited(model),
             name=self.bar("joint"),

@@ -22,8 +22,10 @@ from tqdm.auto import tqdm
 
 from dbn_vae.evaluation.likelihood import iwae
 from dbn_vae.models.base import LatentModel
-from dbn_vae.sequences import Sequences
-from dbn_vae.training.sgvb import Objective, Place, ascend, ramp
+from dbn_vae.sequences import Batch, Sequences
+from dbn_vae.training.sgvb import Objective, Place, ascend, own_objective, ramp
+
+Bonus = Callable[[Batch, torch.Generator | None], Tensor]
 
 LOOKS = 20  # a run
 SHORTEST = 10  # updates between two looks, each of which costs about as much as some of them
@@ -82,6 +84,8 @@ class Ascent:
     Args:
         validation: sequences whose bound chooses the best parameters; without them the last are kept.
         objective: what to ascend; the model's own unless given.
+        bonus: of a batch and a generator, or None for its exact value, what is ascended beside it (B,); that of the
+            validation is added to its bound.
         rescue: asked at every look of the first half; mends the model and says of how many states.
         limited: parameters, and what their step size must not exceed.
         name: of the progress bar; none is shown without it.
@@ -96,13 +100,18 @@ class Ascent:
         generator: torch.Generator,
         *,
         objective: Objective | None = None,
+        bonus: Bonus | None = None,
         rescue: Callable[[], int] | None = None,
         limited: Limited | None = None,
         name: str = "",
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
         self.schedule, self.generator = schedule, generator
-        self.objective, self.rescue, self.name = objective, rescue, name
+        self.bonus, self.rescue, self.name = bonus, rescue, name
+        own = objective or own_objective(model)
+        self.objective = (
+            own if bonus is None else lambda batch, beta, g: own(batch, beta, g) + bonus(batch, g)
+        )
         held = set() if limited is None else {id(p) for p in limited.parameters}
         free = [p for p in model.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": [p for p in free if id(p) not in held], "share": 1.0}]
@@ -161,6 +170,8 @@ class Ascent:
         if self.validation is not None:
             fixed = torch.Generator().manual_seed(0)  # the same noise at every look: looks are comparable
             bound = iwae(self.model, self.validation, fixed, 8).per_frame
+            if self.bonus is not None:
+                bound += total(self.bonus, self.validation) / self.validation.n_frames
             if update >= self.schedule.warm_up:
                 self.keeper.offer(bound, update)
         self.curve.append(Curve(update, train, bound, norm))
@@ -206,6 +217,12 @@ class Ascent:
         self.keeper.value, self.keeper.update = facts["best"]
         best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.keeper.parameters = best or None
+
+
+@torch.no_grad()
+def total(bonus: Bonus, data: Sequences) -> float:
+    """Of all sequences together."""
+    return sum(float(bonus(batch, None).sum()) for batch in data.batches(2**14))
 
 
 class Keeper:

@@ -72,6 +72,10 @@ class StateModel(Model):
     def chain(self, batch: Batch) -> Chain:
         """The potentials of p(s_{1:T} | x_{1:T})."""
 
+    def chain_sampled(self, batch: Batch, generator: torch.Generator) -> Chain:
+        """The same, cheap enough for gradients: where z is integrated out, by a few samples instead of many points."""
+        return self.chain(batch)
+
     def filter(self, batch: Batch) -> Filtered:
         return self.verbs.filter(self.chain(batch))
 

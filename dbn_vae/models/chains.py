@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dbn_vae import inference
 from dbn_vae.inference import Chain, durations
-from dbn_vae.models.base import Generator
+from dbn_vae.models.base import Generator, StateModel
 from dbn_vae.models.hmm import labelled, sample_states, state_chain
 from dbn_vae.models.hsmm import sample_stays, stays, tables_of_stays
 from dbn_vae.sequences import Batch
@@ -38,6 +38,33 @@ def chain_under(transition: Transition, potential: Tensor, batch: Batch) -> Chai
     if isinstance(transition, SemiMarkov):
         return cast(Chain, stays(transition, labelled(potential, batch), batch))
     return state_chain(transition, potential, batch)
+
+
+def with_labels(chain: Chain, batch: Batch) -> Chain:
+    """The same chain, its batch's labels made evidence."""
+    if isinstance(chain, durations.Stays):
+        return chain._replace(chain=with_labels(chain.chain, batch))
+    written_out = chain.dense()
+    return written_out._replace(log_emission=labelled(written_out.log_emission, batch))
+
+
+def log_p_labels(model: StateModel, batch: Batch, generator: Generator = None) -> Tensor:
+    """log p(labels | x) by the chain that decodes, log Z with them as evidence less log Z without: (B,).
+
+    0 where a sequence has none.  Of soft labels, the log of the expected evidence.  With a generator by chain_sampled.
+    """
+    out = torch.zeros(len(batch.x), dtype=batch.x.dtype, device=batch.x.device)
+    if batch.labels is None:
+        return out
+    known = (batch.labels != 0).any(-1) if batch.labels.is_floating_point() else batch.labels >= 0
+    rows = known.any(1).nonzero().flatten()
+    if len(rows) == 0:
+        return out
+    some = batch._replace(**{k: v[rows] for k, v in batch._asdict().items() if v is not None})
+    bare = some._replace(labels=None)
+    chain = model.chain(bare) if generator is None else model.chain_sampled(bare, generator)
+    log_p = model.verbs.log_partition(with_labels(chain, some)) - model.verbs.log_partition(chain)
+    return out.index_put((rows,), log_p.to(out.dtype))
 
 
 def sum_out_states(

@@ -82,6 +82,9 @@ class ClipVAEHMM(StateModel, LatentModel):
         """The states at the mean of w: deterministic."""
         return self.given_w.chain(with_w(batch, self.clip(batch).mean))
 
+    def chain_sampled(self, batch: Batch, generator: torch.Generator) -> Chain:
+        return self.given_w.chain_sampled(with_w(batch, self.clip(batch).mean), generator)
+
     def latents(self, batch: Batch) -> Tensor:
         w = self.clip(batch).mean
         return joined(self.given_w.latents(with_w(batch, w)), w)

@@ -29,10 +29,10 @@ from torch.distributions import Categorical
 
 from dbn_vae.aevb import AEVB, ElboTerms
 from dbn_vae.distributions import Evidence, noise, sample
+from dbn_vae.inference import Chain
 from dbn_vae.models.base import Generator, padded, real_frames
 from dbn_vae.models.chains import sum_out_states
 from dbn_vae.models.gaussians import (
-    N_POINTS,
     Gaussian,
     at_step,
     chosen,
@@ -47,6 +47,7 @@ from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
+N_SAMPLED = 4  # points of that integral for gradients, where a bound needs one
 MAX_VALUES = 2**21  # numbers of z, or of x decoded from it, that the samples of a bound are held in at once
 
 
@@ -88,14 +89,22 @@ class VAEHMM(HMMPrior):
         log c_t(k) would be cheaper, but it is only as good as the encoder's evidence, and training ascends the
         emissions, not the evidence.
         """
+        return self.potential_at(batch, fixed_points(batch.x.new_empty(self.core.n_latent)))
+
+    def chain_sampled(self, batch: Batch, generator: torch.Generator) -> Chain:
+        half = noise((N_SAMPLED // 2, self.core.n_latent), batch.x, generator)
+        return self.chain_of(self.potential_at(batch, torch.cat([half, -half])), batch)
+
+    def potential_at(self, batch: Batch, points: Tensor) -> Tensor:
+        """log p(x_t | s_t = k) by importance at m_tk + S_tk^½ e for points e (S, Z), the same for all: (B, T, K)."""
         which, step = real_frames(batch)  # padding is not decoded
         x, observed = batch.x[which, step], batch.observed[which, step]
         p, q = self.components(), self.responses(self.core.evidence(x, observed))
         total = torch.full_like(q.mean[..., 0], -torch.inf)
-        for point in fixed_points(q.mean):  # one at a time: (N, K, D) is memory enough
+        for point in points:  # one at a time: (N, K, D) is memory enough
             log_w = self.log_weight(x, observed, p, q, place(q, point), 1.0, self.offset)
             total = torch.logaddexp(total, log_w)
-        return padded(total - math.log(N_POINTS), which, step, batch)
+        return padded(total - math.log(len(points)), which, step, batch)
 
     def infer(self, batch: Batch, n_samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Paths s by backward sampling, then z_t | s_t; q(z) = Σ_s q(s) Π N(z_t; m, S) in closed form.
