@@ -18,6 +18,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ MODELS: dict[str, tuple[Build, int]] = {  # and the frames of a window
     "AR(1)-HMM": (autoregressive, 1),
     "HSMM, negative binomial": (hsmm, 1),
     "VAEHMM": (vae_hmm, 1),
+    "VAEHMM, label_weight 100": (partial(vae_hmm, label_weight=100), 1),
     "SwitchingDMM": (switching, 1),
     "hmmlearn GaussianHMM, windows of 11": (theirs, 11),
     "GaussianHMM, windows of 11": (gaussian("diag"), 11),
@@ -211,9 +213,10 @@ def main() -> None:
     logging.disable(logging.WARNING)  # hmmlearn's
     torch.set_num_threads(1)
     rows, seeds = Rows(args.out), 1 if args.quick else args.seeds
+    unlabelled = [name for name in MODELS if "label_weight" not in name]
     supervised = [*RULES, *(name for name in MODELS if not name.startswith("hmmlearn"))]
     with threadpool_limits(1):
-        for names, run in ((list(MODELS), unsupervised), (supervised, semi_supervised)):
+        for names, run in ((unlabelled, unsupervised), (supervised, semi_supervised)):
             for name in args.only or names:
                 for seed in range(seeds if name in names else 0):
                     run(rows, name, seed, args.quick)
