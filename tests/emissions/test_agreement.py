@@ -158,6 +158,7 @@ def test_von_mises_is_the_same_a_turn_on_and_uniform_without_concentration() -> 
     close(sharp, normal.double().expand(K), rtol=1e-5, atol=0)
 
 
+@pytest.mark.thorough
 def test_as_many_factors_as_needed_are_the_full_gaussian() -> None:
     """A loading that is the Cholesky factor of Σ − ψ gives the full density; and its M-step tends to the full one's."""
     noise = torch.full((K, D), 0.2).double()

@@ -149,7 +149,8 @@ def test_where_no_dynamics_can_be_read_moves_begin_as_a_drift(options):
     assert torch.equal(move.module_.transition.weight, torch.eye(2))
 
 
-@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 12), marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("seeds", [range(4), range(4, 12)])
 def test_a_gated_move_that_imitates_keeps_its_proposals_in_the_gradient(seeds):
     """Of a variance that never varies; by L-BFGS on everything some of these proposals end under their ReLU."""
     dead = []

@@ -167,7 +167,7 @@ def standard_error(x: np.ndarray, n_batches: int = 25) -> np.ndarray:
 VARIANTS = [pytest.param(f, marks=pytest.mark.thorough) for f in ("tied", "diag", "spherical", "multinomial")]
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", ["full", "categorical", "bernoulli", "poisson", "mixture", *VARIANTS])
 def test_geweke_data_redrawn_between_sweeps_leave_the_prior(family: str) -> None:
     """Getting it right (Geweke 2004): θ | x, then x | θ, again and again, visits θ as the prior draws it.
