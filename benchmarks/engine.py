@@ -30,7 +30,7 @@ from typing import Any
 from engine_peers import FAMILIES, LIBRARIES, QUICK, SHAPES, WORK, Case, Task, make
 
 PAUSE = 0.3  # s before a call: XLA frees its buffers in the background, which held up the next call by 0.15 s
-BUNCH = 0.02  # s
+BUNCH = 0.02  # s of calls that are timed as one
 LONG = 50  # updates of the second fit that a short case is timed with
 PRODUCTS = {"score": 1, "posterior": 3, "EM": 3}  # multiply-adds a cell
 
@@ -113,7 +113,7 @@ def measure(
 
 def in_a_bunch(task: Task, first: float) -> int:
     """How many calls are timed as one: short ones in a bunch, as in a loop, or waking up from the pause is timed."""
-    if first > 1:  # a compiler may have been at work, but not only
+    if first > 1:  # even where a compiler was at work in it
         return 1
     start = time.perf_counter()
     task()

@@ -47,7 +47,7 @@ from dbn_vae.models.hmm_prior import HMMPrior
 from dbn_vae.sequences import Batch
 from dbn_vae.transitions.base import Transition
 
-N_SAMPLED = 4  # points of that integral for gradients, where a bound needs one
+N_SAMPLED = 4  # points of the integral over z that gradients of a chain go through
 MAX_VALUES = 2**21  # numbers of z, or of x decoded from it, that the samples of a bound are held in at once
 
 

@@ -144,3 +144,20 @@ def test_its_gradient_is_that_of_finite_differences(name: str) -> None:
         return out
 
     assert math.isclose((moved(1e-5) - moved(-1e-5)) / 2e-5, slope, rel_tol=1e-5, abs_tol=1e-8)
+
+
+@torch.no_grad()
+def test_a_sampled_chain_is_right_on_average() -> None:
+    """exp of its potentials estimates ∫ N(z; μ_k, σ_k²) p(x_t | z) dz, here summed over a grid, without bias."""
+    model = VAEHMM(core(1), chain(), normal(K, 1), rows(K, 1)).double()
+    x = batch(torch.full((T,), -1))._replace(labels=None)
+    z = torch.linspace(-15, 15, 6001).double()[:, None]
+    fit = model.core.log_likelihood(x.x[0][:, None], x.observed[0][:, None], z)  # (T, 6001)
+    prior = torch.distributions.Normal(model.mean, model.log_scale.exp()).log_prob(z[:, None])[
+        ..., 0
+    ]  # (6001, K)
+    exact = (fit[..., None] + prior).logsumexp(1).exp() * (z[1] - z[0])
+    g = torch.Generator().manual_seed(0)
+    found = torch.stack([model.chain_sampled(x, g).log_emission[0].exp() for _ in range(400)])
+    assert ((found.mean(0) - exact).abs() <= 5 * found.std(0) / 20).all()
+    assert (found.std(0) > 0).all()
